@@ -1,0 +1,1 @@
+//! Penstock's control process: configuration, keys, kernel routes and neighbours, telemetry, command line.

@@ -1,0 +1,3 @@
+//! Penstock's data plane: a burst enters by a port, goes through `path::run`, and leaves by a port.
+
+pub mod crypto;

@@ -1,0 +1,1 @@
+//! Holds the rules of the tree, so that no reviewer has to.
