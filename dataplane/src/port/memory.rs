@@ -65,17 +65,20 @@ pub enum CaptureError {
     },
 }
 
-/// A buffer; aligned as an mbuf's data is, so that benchmarks on memory and on DPDK see the same alignment.
+/// Aligned as an mbuf's data is, so that benchmarks on memory and on DPDK see the same alignment.
 #[repr(align(64))]
-struct Buffer([u8; BUFFER]);
+struct Octets([u8; BUFFER]);
+
+/// Moves between the pool and the frames; its octets stay where they are.
+struct Buffer(Box<Octets>);
 
 struct Shared {
     capacity: usize,
-    free: Mutex<Vec<Box<Buffer>>>,
+    free: Mutex<Vec<Buffer>>,
 }
 
 impl Shared {
-    fn free(&self) -> MutexGuard<'_, Vec<Box<Buffer>>> {
+    fn free(&self) -> MutexGuard<'_, Vec<Buffer>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -89,7 +92,7 @@ pub struct MemoryPool {
 impl MemoryPool {
     /// A pool of `capacity` frames of [`BUFFER`] octets each.
     pub fn new(capacity: usize) -> MemoryPool {
-        let buffers = (0..capacity).map(|_| Box::new(Buffer([0; BUFFER]))).collect();
+        let buffers = (0..capacity).map(|_| Buffer(Box::new(Octets([0; BUFFER])))).collect();
         MemoryPool { shared: Arc::new(Shared { capacity, free: Mutex::new(buffers) }) }
     }
 
@@ -131,7 +134,7 @@ impl fmt::Debug for MemoryPool {
 /// A frame of a [`MemoryPool`]; dropping it gives it back.
 pub struct MemoryFrame {
     /// `None` only while the frame is being dropped.
-    buffer: Option<Box<Buffer>>,
+    buffer: Option<Buffer>,
     start: usize,
     end: usize,
     pool: Arc<Shared>,
@@ -150,12 +153,12 @@ impl MemoryFrame {
 
     #[inline]
     fn octets(&self) -> &[u8] {
-        self.buffer.as_ref().map_or(&[], |buffer| &buffer.0)
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer.0.0)
     }
 
     #[inline]
     fn octets_mut(&mut self) -> &mut [u8] {
-        self.buffer.as_mut().map_or(&mut [], |buffer| &mut buffer.0)
+        self.buffer.as_mut().map_or(&mut [], |buffer| &mut buffer.0.0)
     }
 }
 
