@@ -5,6 +5,8 @@ pub mod reference;
 
 use penstock_tables::KeyBlock;
 
+use reference::Reference;
+
 /// Octets of ICV behind every payload.
 pub const TAG_LEN: usize = 16;
 
@@ -72,4 +74,104 @@ pub trait Engine: Send + Sync {
 
     /// Does every job and sets its `done`.
     fn run(&self, jobs: &mut [Job<'_>]);
+
+    /// Asks for what a packet of up to 96 octets needs of `key`, so that a later [`Engine::run`] finds it in the
+    /// cache. Pays where there are thousands of SAs, some tens of packets before the burst runs.
+    fn prefetch(&self, key: &KeyBlock) {
+        let _ = key;
+    }
+}
+
+/// Why no engine could be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// There is no engine of that name.
+    #[error(
+        "there is no crypto engine {name:?}; choose one of {known}, or give none to take the best for this CPU"
+    )]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// The CPU lacks what the engine is made of.
+    #[error(
+        "crypto engine {name:?} needs {missing}, which this CPU (or its hypervisor) does not offer; \
+         choose another one, or give none to take the best for this CPU"
+    )]
+    Unsupported {
+        /// The name asked for.
+        name: &'static str,
+        /// The features that are missing.
+        missing: String,
+    },
+}
+
+/// An engine and the CPU features that it lacks here.
+struct Candidate {
+    engine: &'static dyn Engine,
+    missing: fn() -> Vec<&'static str>,
+}
+
+/// Best first; the last one runs on everything.
+static CANDIDATES: [Candidate; 1] = [Candidate { engine: &Reference, missing: Vec::new }];
+
+/// The names that [`select`] takes, best engine first, whether this CPU can run them or not.
+pub fn names() -> Vec<&'static str> {
+    CANDIDATES.iter().map(|candidate| candidate.engine.name()).collect()
+}
+
+/// The engine called `name`, or without a name the best one that this CPU runs.
+///
+/// # Errors
+/// [`EngineError::Unknown`] where there is no such engine, [`EngineError::Unsupported`] where the CPU cannot run it.
+pub fn select(name: Option<&str>) -> Result<&'static dyn Engine, EngineError> {
+    let Some(name) = name else {
+        let best = CANDIDATES.iter().find(|candidate| (candidate.missing)().is_empty());
+        return Ok(best.map_or(&Reference, |candidate| candidate.engine));
+    };
+    let Some(found) = CANDIDATES.iter().find(|candidate| candidate.engine.name() == name) else {
+        return Err(EngineError::Unknown { name: name.to_owned(), known: names().join(", ") });
+    };
+    let missing = (found.missing)();
+    if missing.is_empty() {
+        return Ok(found.engine);
+    }
+    Err(EngineError::Unsupported { name: found.engine.name(), missing: missing.join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_engine_is_the_first_that_the_cpu_runs() {
+        let best = select(None).unwrap().name();
+        for name in names() {
+            match select(Some(name)) {
+                Ok(engine) => {
+                    assert_eq!(engine.name(), name);
+                    assert_eq!(best, name, "an engine before {name} was passed over");
+                    return;
+                }
+                Err(error) => assert!(matches!(error, EngineError::Unsupported { .. }), "{error}"),
+            }
+        }
+        panic!("not even the reference engine runs");
+    }
+
+    #[test]
+    fn an_unknown_engine_is_refused_with_the_names_that_there_are() {
+        let message = select(Some("turbo")).err().unwrap().to_string();
+        assert!(message.contains("\"turbo\""), "{message}");
+        assert!(names().iter().all(|name| message.contains(name)), "{message}");
+    }
+
+    #[test]
+    fn aad_is_spi_and_sequence_number_in_network_order() {
+        assert_eq!(Aad::new(0x0102_0304, 5).as_bytes(), [1, 2, 3, 4, 0, 0, 0, 5]);
+        let esn = Aad::with_esn(0x0102_0304, 0x1122_3344_5566_7788);
+        assert_eq!(esn.as_bytes(), [1, 2, 3, 4, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]);
+    }
 }

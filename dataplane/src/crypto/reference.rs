@@ -1,7 +1,9 @@
-//! The aes-gcm crate behind [`Engine`]: oracle for the other engines and fallback on any CPU.
+//! The aes-gcm and chacha20poly1305 crates behind [`Engine`]: oracle for the other engines, fallback on any CPU, and
+//! what every engine hands ChaCha20-Poly1305 (RFC 7634) to. Jobs enter one by one, each leaves done or wiped.
 
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
+use chacha20poly1305::ChaCha20Poly1305;
 use penstock_tables::Cipher;
 
 use super::{Direction, Engine, Job, TAG_LEN};
@@ -17,13 +19,19 @@ impl Engine for Reference {
 
     fn run(&self, jobs: &mut [Job<'_>]) {
         for job in jobs {
-            job.done = match job.key.cipher() {
-                Some(Cipher::Aes128Gcm16) => work::<Aes128Gcm>(job),
-                Some(Cipher::Aes256Gcm16) => work::<Aes256Gcm>(job),
-                _ => false,
-            };
+            run_one(job);
         }
     }
+}
+
+/// Does one job of any cipher and sets its `done`.
+pub(super) fn run_one(job: &mut Job<'_>) {
+    job.done = match job.key.cipher() {
+        Some(Cipher::Aes128Gcm16) => work::<Aes128Gcm>(job),
+        Some(Cipher::Aes256Gcm16) => work::<Aes256Gcm>(job),
+        Some(Cipher::ChaCha20Poly1305) => work::<ChaCha20Poly1305>(job),
+        None => false,
+    };
 }
 
 fn work<C: AeadInOut + KeyInit>(job: &mut Job<'_>) -> bool {
