@@ -1,0 +1,102 @@
+//! Where a packet goes on the wire: ports and the MAC addresses of next hops. Written by control.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Most ports that a gateway may have.
+pub const MAX_PORTS: usize = 16;
+
+/// A resolved next hop, as it stands in one atomic word, so that a changed MAC address is never seen by half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjacency {
+    /// Index of the port.
+    pub port: u8,
+    /// Destination MAC address.
+    pub mac: [u8; 6],
+}
+
+/// A next hop whose MAC address is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Index of the port.
+    pub port: u8,
+    /// IPv4 address of the next hop, host order.
+    pub address: u32,
+}
+
+const RESOLVED: u64 = 1 << 56;
+
+impl Adjacency {
+    pub(crate) fn pack(self) -> u64 {
+        let mut octets = [0; 8];
+        octets[2..].copy_from_slice(&self.mac);
+        RESOLVED | u64::from(self.port) << 48 | u64::from_be_bytes(octets)
+    }
+
+    #[inline(always)]
+    pub(crate) fn unpack(word: u64) -> Result<Adjacency, Unresolved> {
+        let port = (word >> 48) as u8;
+        if word & RESOLVED == 0 {
+            return Err(Unresolved { port, address: word as u32 });
+        }
+        let octets = word.to_be_bytes();
+        Ok(Adjacency { port, mac: [octets[2], octets[3], octets[4], octets[5], octets[6], octets[7]] })
+    }
+}
+
+impl Unresolved {
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.port) << 48 | u64::from(self.address)
+    }
+}
+
+/// What control says of a port. One cache line; the fields change in place, each alone.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct PortEntry {
+    address: AtomicU32,
+    vlan: AtomicU32,
+    mtu: AtomicU32,
+    public: AtomicU32,
+    spare: [u64; 6],
+}
+
+const _: () = assert!(size_of::<PortEntry>() == 64);
+
+/// The values of a [`PortEntry`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortSpec {
+    /// First IPv4 address, host order, 0 for none: the source of ICMP answers.
+    pub address: u32,
+    /// 802.1Q VLAN identifier, 0 for untagged.
+    pub vlan: u16,
+    /// Largest IPv4 packet, in octets.
+    pub mtu: u16,
+    /// A port that should carry ESP: no forwarded plaintext enters or leaves by it.
+    pub public: bool,
+}
+
+impl PortEntry {
+    /// Control side.
+    pub fn set(&self, spec: PortSpec) {
+        self.public.store(u32::from(spec.public), Ordering::Relaxed);
+        self.address.store(spec.address, Ordering::Relaxed);
+        self.vlan.store(u32::from(spec.vlan), Ordering::Relaxed);
+        self.mtu.store(u32::from(spec.mtu), Ordering::Release);
+    }
+
+    /// The values as they stand.
+    #[inline(always)]
+    pub fn get(&self) -> PortSpec {
+        PortSpec {
+            mtu: self.mtu.load(Ordering::Acquire) as u16,
+            address: self.address.load(Ordering::Relaxed),
+            vlan: self.vlan.load(Ordering::Relaxed) as u16,
+            public: self.public.load(Ordering::Relaxed) != 0,
+        }
+    }
+}
+
+/// The table's word of one next hop.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct AdjacencyWord(pub(crate) AtomicU64);

@@ -1,0 +1,189 @@
+//! Tunnels in `tables`: which SA seals now, where the outer packet goes, and which inner packets belong to it
+//! (the selectors of RFC 4301 section 4.4.1). Written by control; what changes in place is atomic.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::slot::SlotHead;
+
+/// Most selectors that a tunnel has on each side.
+pub const MAX_SELECTORS: usize = 16;
+/// Longest name of a tunnel, in octets.
+pub const MAX_NAME: usize = 63;
+
+/// What becomes of the don't-fragment bit of the outer header (RFC 4301 section 8.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum DontFragment {
+    /// As the inner packet has it.
+    #[default]
+    Copy = 0,
+    /// Always set.
+    Set = 1,
+    /// Always clear.
+    Clear = 2,
+}
+
+/// An IPv4 prefix of a selector: address and mask, host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Selector {
+    /// Network address, host order, without host bits.
+    pub address: u32,
+    /// Network mask, host order.
+    pub mask: u32,
+}
+
+impl Selector {
+    /// Whether the prefix covers `address` (host order).
+    #[inline(always)]
+    pub fn covers(self, address: u32) -> bool {
+        address & self.mask == self.address
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.mask) << 32 | u64::from(self.address)
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Selector {
+        Selector { address: word as u32, mask: (word >> 32) as u32 }
+    }
+}
+
+/// One tunnel. The first cache line is hot; the head's tag is a generation.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Tunnel {
+    pub(crate) head: SlotHead,
+    pub(crate) outbound: AtomicU32,
+    pub(crate) adjacency: AtomicU32,
+    pub(crate) inner_mtu: AtomicU32,
+    pub(crate) counts: AtomicU32,
+    pub(crate) twin: AtomicU32,
+    pub(crate) peer: AtomicU32,
+    pub(crate) spare: [u64; 4],
+    pub(crate) local: [AtomicU64; MAX_SELECTORS],
+    pub(crate) remote: [AtomicU64; MAX_SELECTORS],
+    pub(crate) name: [u8; MAX_NAME + 1],
+}
+
+const _: () = assert!(size_of::<Tunnel>() == 64 + 256 + 64 && std::mem::offset_of!(Tunnel, local) == 64);
+
+/// What a tunnel is installed with; everything but the name may change while it is live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelSpec {
+    /// Its name, at most [`MAX_NAME`] octets: by it a restarted control finds it again.
+    pub name: String,
+    /// Inner addresses on this side; at most [`MAX_SELECTORS`].
+    pub local: Vec<Selector>,
+    /// Inner addresses on the peer's side; at most [`MAX_SELECTORS`].
+    pub remote: Vec<Selector>,
+    /// Largest inner IPv4 packet, in octets.
+    pub inner_mtu: u16,
+    /// Index of its TUN among the data plane's tunnel twins, [`crate::NONE`] for none.
+    pub twin: u32,
+    /// The peer's outer address, host order: whom to find where the next hop is missing.
+    pub peer: u32,
+}
+
+impl Tunnel {
+    /// Slot of the SA that seals now.
+    #[inline(always)]
+    pub fn outbound(&self) -> Option<u32> {
+        let slot = self.outbound.load(Ordering::Acquire);
+        (slot != crate::NONE).then_some(slot)
+    }
+
+    /// Next hop of the outer packets.
+    #[inline(always)]
+    pub fn adjacency(&self) -> Option<u32> {
+        let index = self.adjacency.load(Ordering::Acquire);
+        (index != crate::NONE).then_some(index)
+    }
+
+    /// Largest inner packet, in octets.
+    #[inline(always)]
+    pub fn inner_mtu(&self) -> u16 {
+        self.inner_mtu.load(Ordering::Relaxed) as u16
+    }
+
+    /// Index of its TUN, if it has one.
+    #[inline(always)]
+    pub fn twin(&self) -> Option<u32> {
+        let index = self.twin.load(Ordering::Relaxed);
+        (index != crate::NONE).then_some(index)
+    }
+
+    /// The peer's outer address, host order.
+    pub fn peer(&self) -> u32 {
+        self.peer.load(Ordering::Relaxed)
+    }
+
+    /// The life of the slot.
+    pub fn head(&self) -> &SlotHead {
+        &self.head
+    }
+
+    /// Whether an outbound inner packet belongs here (addresses in host order).
+    #[inline(always)]
+    pub fn covers_outbound(&self, source: u32, destination: u32) -> bool {
+        self.covers_local(source) && self.covers_remote(destination)
+    }
+
+    /// Whether a decrypted inner packet belongs here (addresses in host order).
+    #[inline(always)]
+    pub fn covers_inbound(&self, source: u32, destination: u32) -> bool {
+        self.covers_remote(source) && self.covers_local(destination)
+    }
+
+    #[inline(always)]
+    fn covers_local(&self, address: u32) -> bool {
+        let count = self.counts.load(Ordering::Acquire) as usize & 0xff;
+        self.local
+            .iter()
+            .take(count)
+            .any(|word| Selector::unpack(word.load(Ordering::Relaxed)).covers(address))
+    }
+
+    #[inline(always)]
+    fn covers_remote(&self, address: u32) -> bool {
+        let count = self.counts.load(Ordering::Acquire) as usize >> 8;
+        self.remote
+            .iter()
+            .take(count)
+            .any(|word| Selector::unpack(word.load(Ordering::Relaxed)).covers(address))
+    }
+
+    /// Control side: the values that may change while the tunnel is live.
+    pub(crate) fn set(&self, spec: &TunnelSpec) {
+        self.counts.store(0, Ordering::Release);
+        let fill = |words: &[AtomicU64], selectors: &[Selector]| {
+            words
+                .iter()
+                .zip(selectors)
+                .for_each(|(word, selector)| word.store(selector.pack(), Ordering::Relaxed));
+            selectors.len().min(MAX_SELECTORS) as u32
+        };
+        let counts = fill(&self.local, &spec.local) | fill(&self.remote, &spec.remote) << 8;
+        self.inner_mtu.store(u32::from(spec.inner_mtu), Ordering::Relaxed);
+        self.twin.store(spec.twin, Ordering::Relaxed);
+        self.peer.store(spec.peer, Ordering::Relaxed);
+        self.counts.store(counts, Ordering::Release);
+    }
+
+    /// The values as they stand.
+    pub fn spec(&self) -> TunnelSpec {
+        let counts = self.counts.load(Ordering::Acquire) as usize;
+        let read = |words: &[AtomicU64], count: usize| {
+            words.iter().take(count).map(|word| Selector::unpack(word.load(Ordering::Relaxed))).collect()
+        };
+        let end = self.name.iter().position(|octet| *octet == 0).unwrap_or(MAX_NAME);
+        TunnelSpec {
+            name: String::from_utf8_lossy(&self.name[..end]).into_owned(),
+            local: read(&self.local, counts & 0xff),
+            remote: read(&self.remote, counts >> 8),
+            inner_mtu: self.inner_mtu(),
+            twin: self.twin.load(Ordering::Relaxed),
+            peer: self.peer(),
+        }
+    }
+}
