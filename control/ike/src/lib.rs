@@ -1,1 +1,3 @@
 //! IKEv2 (RFC 7296) as a protocol machine without I/O or clock.
+
+pub mod message;
