@@ -41,6 +41,11 @@ impl TablesMap {
         self.segment.at(self.layout.tunnels + slot as usize * size_of::<Tunnel>())
     }
 
+    fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
+        let all = (0..self.capacity.tunnels).map(|slot| (slot, self.tunnel(slot)));
+        all.filter(|(_, tunnel)| tunnel.head.live().is_some())
+    }
+
     #[inline(always)]
     fn outbound(&self, slot: u32) -> &OutboundSa {
         assert!((slot as usize) < self.capacity.outbound_slots());
@@ -133,6 +138,11 @@ impl TablesView {
         tunnel.head.live().map(|_| tunnel)
     }
 
+    /// The live tunnels with their slots.
+    pub fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
+        self.0.tunnels()
+    }
+
     /// An outbound SA that a tunnel led to; `None` where it is going away.
     #[inline(always)]
     pub fn outbound(&self, slot: u32) -> Option<&OutboundSa> {
@@ -201,7 +211,9 @@ pub enum TableFull {
     #[error(transparent)]
     Routes(#[from] FibFull),
     /// The tunnel has more selectors or a longer name than fit.
-    #[error("tunnel {0}: at most {MAX_SELECTORS} prefixes on each side, and {MAX_NAME} octets of name")]
+    #[error(
+        "tunnel {0}: at most {MAX_SELECTORS} prefixes on each side, {MAX_NAME} octets of name, and 15 of interface"
+    )]
     Tunnel(String),
 }
 
@@ -293,8 +305,7 @@ impl TablesWriter {
 
     /// The live tunnels with their slots.
     pub fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
-        let all = (0..self.map.capacity.tunnels).map(|slot| (slot, self.map.tunnel(slot)));
-        all.filter(|(_, tunnel)| tunnel.head.live().is_some())
+        self.map.tunnels()
     }
 
     /// The live outbound SAs with their slots.
@@ -628,5 +639,6 @@ fn check_tunnel(spec: &TunnelSpec) -> Result<(), TableFull> {
     let fits = spec.local.len() <= MAX_SELECTORS
         && spec.remote.len() <= MAX_SELECTORS
         && spec.name.len() <= MAX_NAME;
+    let fits = fits && spec.interface.len() <= crate::tunnel::MAX_INTERFACE;
     fits.then_some(()).ok_or_else(|| TableFull::Tunnel(spec.name.clone()))
 }

@@ -9,6 +9,8 @@ use crate::slot::SlotHead;
 pub const MAX_SELECTORS: usize = 16;
 /// Longest name of a tunnel, in octets.
 pub const MAX_NAME: usize = 63;
+/// Longest name of a network interface (IFNAMSIZ without its zero), in octets.
+pub const MAX_INTERFACE: usize = 15;
 
 /// What becomes of the don't-fragment bit of the outer header (RFC 4301 section 8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -58,15 +60,17 @@ pub struct Tunnel {
     pub(crate) adjacency: AtomicU32,
     pub(crate) inner_mtu: AtomicU32,
     pub(crate) counts: AtomicU32,
-    pub(crate) twin: AtomicU32,
+    pub(crate) has_interface: AtomicU32,
     pub(crate) peer: AtomicU32,
     pub(crate) spare: [u64; 4],
     pub(crate) local: [AtomicU64; MAX_SELECTORS],
     pub(crate) remote: [AtomicU64; MAX_SELECTORS],
+    pub(crate) interface: [AtomicU64; 2],
     pub(crate) name: [u8; MAX_NAME + 1],
 }
 
-const _: () = assert!(size_of::<Tunnel>() == 64 + 256 + 64 && std::mem::offset_of!(Tunnel, local) == 64);
+const _: () =
+    assert!(size_of::<Tunnel>() == 64 + 256 + 16 + 64 + 48 && std::mem::offset_of!(Tunnel, local) == 64);
 
 /// What a tunnel is installed with; everything but the name may change while it is live.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +83,8 @@ pub struct TunnelSpec {
     pub remote: Vec<Selector>,
     /// Largest inner IPv4 packet, in octets.
     pub inner_mtu: u16,
-    /// Index of its TUN among the data plane's tunnel twins, [`crate::NONE`] for none.
-    pub twin: u32,
+    /// Name of its TUN, at most [`MAX_INTERFACE`] octets, empty for none.
+    pub interface: String,
     /// The peer's outer address, host order: whom to find where the next hop is missing.
     pub peer: u32,
 }
@@ -106,11 +110,10 @@ impl Tunnel {
         self.inner_mtu.load(Ordering::Relaxed) as u16
     }
 
-    /// Index of its TUN, if it has one.
+    /// Whether it has a TUN.
     #[inline(always)]
-    pub fn twin(&self) -> Option<u32> {
-        let index = self.twin.load(Ordering::Relaxed);
-        (index != crate::NONE).then_some(index)
+    pub fn has_interface(&self) -> bool {
+        self.has_interface.load(Ordering::Relaxed) != 0
     }
 
     /// The peer's outer address, host order.
@@ -165,7 +168,16 @@ impl Tunnel {
         };
         let counts = fill(&self.local, &spec.local) | fill(&self.remote, &spec.remote) << 8;
         self.inner_mtu.store(u32::from(spec.inner_mtu), Ordering::Relaxed);
-        self.twin.store(spec.twin, Ordering::Relaxed);
+        self.has_interface.store(u32::from(!spec.interface.is_empty()), Ordering::Relaxed);
+        let mut name = [0; 16];
+        let octets = spec.interface.as_bytes();
+        name[..octets.len().min(MAX_INTERFACE)].copy_from_slice(&octets[..octets.len().min(MAX_INTERFACE)]);
+        self.interface.iter().zip(name.chunks_exact(8)).for_each(|(word, octets)| {
+            word.store(
+                octets.iter().fold(0, |word, octet| (word << 8) | u64::from(*octet)),
+                Ordering::Relaxed,
+            );
+        });
         self.peer.store(spec.peer, Ordering::Relaxed);
         self.counts.store(counts, Ordering::Release);
     }
@@ -176,13 +188,18 @@ impl Tunnel {
         let read = |words: &[AtomicU64], count: usize| {
             words.iter().take(count).map(|word| Selector::unpack(word.load(Ordering::Relaxed))).collect()
         };
-        let end = self.name.iter().position(|octet| *octet == 0).unwrap_or(MAX_NAME);
+        let text = |octets: &[u8]| {
+            let end = octets.iter().position(|octet| *octet == 0).unwrap_or(octets.len());
+            String::from_utf8_lossy(&octets[..end]).into_owned()
+        };
+        let interface: Vec<u8> =
+            self.interface.iter().flat_map(|word| word.load(Ordering::Relaxed).to_be_bytes()).collect();
         TunnelSpec {
-            name: String::from_utf8_lossy(&self.name[..end]).into_owned(),
+            name: text(&self.name),
             local: read(&self.local, counts & 0xff),
             remote: read(&self.remote, counts >> 8),
             inner_mtu: self.inner_mtu(),
-            twin: self.twin.load(Ordering::Relaxed),
+            interface: text(&interface),
             peer: self.peer(),
         }
     }

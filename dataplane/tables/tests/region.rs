@@ -40,7 +40,7 @@ fn tunnel(name: &str) -> TunnelSpec {
         local: vec![selector(0x0a01_0000, 16)],
         remote: vec![selector(0x0a02_0000, 16), selector(0x0a03_0000, 24)],
         inner_mtu: 1438,
-        twin: NONE,
+        interface: "tofrankfurt".into(),
         peer: 0xc000_0202,
     }
 }
