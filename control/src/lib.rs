@@ -1,1 +1,4 @@
 //! Penstock's control process: configuration, keys, kernel routes and neighbours, telemetry, command line.
+
+pub mod cli;
+pub mod config;
