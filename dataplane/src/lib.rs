@@ -1,4 +1,5 @@
 //! Penstock's data plane: a burst enters by a port, goes through `path::run`, and leaves by a port.
 
 pub mod crypto;
+pub mod dpdk;
 pub mod port;

@@ -1,8 +1,9 @@
 //! Ports: where bursts of frames enter and leave. Ethernet frames without their check sequence, on both ways.
 //!
 //! The packet's way is written once, over [`Port`] and [`Frame`], and compiled for each kind of port: [`memory`] (frames
-//! in memory, pcap in and out) and `dpdk` (any device of DPDK). A port is crossed once a burst. No RFC rules this file.
+//! in memory, pcap in and out) and [`dpdk`] (any device of DPDK). A port is crossed once a burst. No RFC rules this file.
 
+pub mod dpdk;
 pub mod memory;
 
 use std::fmt;
@@ -143,6 +144,12 @@ impl<F: Frame> Burst<F> {
     /// The frames as a slice, to be written.
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [F] {
+        &mut self.frames
+    }
+
+    /// The list itself, for ports that fill and empty it in place.
+    #[inline]
+    pub(crate) fn list_mut(&mut self) -> &mut ArrayVec<F, BURST> {
         &mut self.frames
     }
 }

@@ -1,0 +1,48 @@
+//! A queue pair of a DPDK device as a [`Port`]: bursts of mbufs in and out. No RFC rules this file.
+
+use super::{Burst, Port};
+use crate::dpdk::{Mbuf, Pool, RxQueue, TxQueue};
+
+/// One queue pair, and the pool that fresh frames come from.
+#[derive(Debug)]
+pub struct DpdkPort {
+    rx: RxQueue,
+    tx: TxQueue,
+    pool: Pool,
+}
+
+impl DpdkPort {
+    /// A port of a started device's queue pair.
+    pub fn new((rx, tx): (RxQueue, TxQueue), pool: Pool) -> DpdkPort {
+        DpdkPort { rx, tx, pool }
+    }
+
+    /// Frames that came in several segments and could not be joined: freed before anybody saw them.
+    pub fn rx_multisegment(&self) -> u64 {
+        self.rx.rx_multisegment()
+    }
+
+    /// The pool that [`Port::allocate`] takes from.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl Port for DpdkPort {
+    type Frame = Mbuf;
+
+    #[inline]
+    fn receive(&mut self, burst: &mut Burst<Mbuf>) -> usize {
+        self.rx.receive(burst)
+    }
+
+    #[inline]
+    fn send(&mut self, burst: &mut Burst<Mbuf>) -> usize {
+        self.tx.send(burst)
+    }
+
+    #[inline]
+    fn allocate(&mut self) -> Option<Mbuf> {
+        self.pool.allocate()
+    }
+}
