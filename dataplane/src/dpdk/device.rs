@@ -7,10 +7,11 @@ use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use penstock_dpdk_sys as sys;
 
+use super::error::take_log;
 use super::{Cause, DeviceName, Eal, Error, Pool, RxQueue, TxQueue};
 
 /// Ethernet header, two VLAN tags and the check sequence: what drivers count on top of the MTU.
@@ -105,6 +106,12 @@ pub struct Stats {
     pub rx_no_mbuf: u64,
 }
 
+/// Ports that are open: each has one owner. Locked while devices come and go.
+fn open_ports() -> MutexGuard<'static, Vec<u16>> {
+    static OPEN: Mutex<Vec<u16>> = Mutex::new(vec![]);
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A port of DPDK that is open. It is stopped and closed when the last handle goes, before its pool.
 #[derive(Debug)]
 pub(super) struct OpenPort {
@@ -143,6 +150,7 @@ impl OpenPort {
 
 impl Drop for OpenPort {
     fn drop(&mut self) {
+        let mut open = open_ports();
         let device = self.raw_info().map_or(ptr::null_mut(), |info| info.device);
         // SAFETY: no queue handle is left, so nobody polls. The device pointer comes from the bus and outlives the port.
         unsafe {
@@ -152,6 +160,7 @@ impl Drop for OpenPort {
                 sys::rte_dev_remove(device);
             }
         }
+        open.retain(|&id| id != self.id);
     }
 }
 
@@ -176,9 +185,10 @@ impl Device {
     /// Opens a device: one on the PCI bus that [`super::EalConfig::devices`] lists, or a virtual one, which is made.
     ///
     /// # Errors
-    /// [`Error::Open`] where no driver makes a port of it.
+    /// [`Error::Open`] where no driver makes a port of it, [`Error::InUse`] where it is open already.
     pub fn open(eal: &Eal, name: &DeviceName) -> Result<Device, Error> {
         let failed = |result| Error::Open { device: name.clone(), cause: Cause::from_result(result) };
+        let mut open = open_ports();
         let mut plugged = false;
         // SAFETY: DPDK runs; the strings have their NUL, and DPDK copies what it keeps.
         let id = unsafe {
@@ -193,6 +203,11 @@ impl Device {
             id
         };
         let id = u16::try_from(id).map_err(|_| failed(id))?;
+        if open.contains(&id) {
+            return Err(Error::InUse { device: name.clone() });
+        }
+        open.push(id);
+        take_log();
         let port = OpenPort { id, name: name.clone(), plugged, pool: OnceLock::new(), _eal: eal.clone() };
         Ok(Device { port: Arc::new(port), state: State::Open, rss: 0, _not_sync: PhantomData })
     }
@@ -201,13 +216,16 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Queues`], [`Error::Mtu`], [`Error::BufferRoom`] where the device or the pool cannot do what is asked,
-    /// [`Error::Refused`] where the driver says no, [`Error::Order`] the second time.
+    /// after which it may be configured otherwise; [`Error::Refused`] where the driver says no, [`Error::Order`] the
+    /// second time.
     pub fn configure(&mut self, config: &DeviceConfig, pool: &Pool) -> Result<(), Error> {
-        if self.state != State::Open || self.port.pool.set(pool.clone()).is_err() {
+        if self.state != State::Open || self.port.pool.get().is_some() {
             return Err(self.out_of_order());
         }
         let info = self.port.raw_info()?;
         let mtu = self.check_config(config, &info, pool)?;
+        // From here on the device may hold the pool's frames.
+        self.port.pool.set(pool.clone()).map_err(|_| self.out_of_order())?;
         self.configure_port(config, &info, mtu)?;
         self.set_up_queues(config, pool)?;
         if mtu != self.mtu()? || config.mtu.is_some() {
@@ -233,7 +251,7 @@ impl Device {
             Some(mtu) => mtu,
             None => self.mtu()?,
         };
-        let (least, most) = (info.min_mtu, info.max_mtu);
+        let (least, most) = (info.min_mtu, max_mtu(info));
         if !(least..=most).contains(&mtu) {
             return Err(Error::Mtu { device: device(), wanted: mtu, least, most });
         }
@@ -341,7 +359,7 @@ impl Device {
             mac: mac.addr_bytes,
             max_queues: info.max_rx_queues.min(info.max_tx_queues),
             min_mtu: info.min_mtu,
-            max_mtu: info.max_mtu,
+            max_mtu: max_mtu(&info),
             socket: socket_of(self.port.id),
             interface_index: Some(info.if_index).filter(|&index| index != 0),
             rx_offloads: info.rx_offload_capa,
@@ -476,6 +494,14 @@ impl Device {
         let named = |value: sys::rte_eth_xstat| Some((text(names.get(value.id as usize)?), value.value));
         Ok(values.into_iter().filter_map(named).collect())
     }
+}
+
+/// The greatest MTU that DPDK lets the device have: drivers limit the MTU, the frame's length, or both.
+fn max_mtu(info: &sys::rte_eth_dev_info) -> u16 {
+    let says_both = info.max_mtu != u16::MAX && info.max_rx_pktlen > u32::from(info.max_mtu);
+    let overhead = if says_both { info.max_rx_pktlen - u32::from(info.max_mtu) } else { 14 + 4 };
+    let by_frame = info.max_rx_pktlen.saturating_sub(overhead);
+    info.max_mtu.min(u16::try_from(by_frame).unwrap_or(u16::MAX))
 }
 
 fn socket_of(id: u16) -> Option<u32> {

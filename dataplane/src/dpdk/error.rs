@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, c_int};
 use std::fmt;
+use std::fs;
 
 use penstock_dpdk_sys as sys;
 
@@ -33,22 +34,36 @@ impl Cause {
         self.errno
     }
 
-    /// Whether a privilege lacks.
+    /// Whether DPDK complains about privileges. Drivers return -1, which is EPERM, for any failure: the log decides.
     fn is_permission(&self) -> bool {
-        const EPERM: i32 = 1;
-        const EACCES: i32 = 13;
         let said = ["permitted", "ermission denied"].iter().any(|words| self.log.contains(words));
-        said || matches!(self.errno, EPERM | EACCES)
+        said || self.errno == EACCES
     }
 }
 
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // SAFETY: rte_strerror returns a string with NUL that lives in this thread until its next call.
-        let text = unsafe { CStr::from_ptr(sys::rte_strerror(self.errno)) };
-        f.write_str(&text.to_string_lossy())?;
+        if self.errno == EPERM && !self.is_permission() {
+            f.write_str("it fails")?;
+        } else {
+            // SAFETY: rte_strerror returns a string with NUL that lives in this thread until its next call.
+            let text = unsafe { CStr::from_ptr(sys::rte_strerror(self.errno)) };
+            f.write_str(&text.to_string_lossy())?;
+        }
         if self.log.is_empty() { Ok(()) } else { write!(f, " (DPDK's log: {})", self.log) }
     }
+}
+
+/// Whether this process may neither make interfaces nor open raw sockets. Drivers often do not say that this is why.
+fn is_unprivileged() -> bool {
+    const NET_ADMIN_AND_RAW: u64 = 1 << 12 | 1 << 13;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_some_and(|effective| effective & NET_ADMIN_AND_RAW != NET_ADMIN_AND_RAW)
 }
 
 /// Empties the shim's buffer of logged errors.
@@ -107,6 +122,12 @@ pub enum Error {
         device: DeviceName,
         /// What DPDK said.
         cause: Cause,
+    },
+    /// The device has an owner in this process.
+    #[error("device {device} is open already: name each device once")]
+    InUse {
+        /// The device.
+        device: DeviceName,
     },
     /// The device is there and refused something.
     #[error("device {device}: cannot {action}: {cause}")]
@@ -205,7 +226,7 @@ fn start_advice(cause: &Cause) -> &'static str {
 }
 
 fn open_advice(device: &DeviceName, cause: &Cause) -> &'static str {
-    if cause.is_permission() {
+    if cause.is_permission() || is_unprivileged() {
         PRIVILEGES
     } else if device.is_pci() {
         "check the address with `dpdk-devbind.py --status`, and that the device is bound to vfio-pci (or, for NVIDIA NICs, \
