@@ -1,3 +1,6 @@
 //! IKEv2 (RFC 7296) as a protocol machine without I/O or clock.
 
+pub mod crypto;
 pub mod message;
+#[cfg(test)]
+mod testing;

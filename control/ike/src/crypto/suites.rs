@@ -1,0 +1,687 @@
+//! Proposals as an operator writes them, as the wire carries them, and the choice among them. Enters: keyword text
+//! (`aes256gcm16-prfsha384-ecp384`), named suites, or a peer's SA payload. Leaves: typed proposals, a choice, or the
+//! difference transform by transform. RFC 7296 sections 2.7 and 3.3, RFC 8221, RFC 8247.
+
+use super::{IkeCipher, Integrity, Method, Prf};
+use crate::message::{Proposal, Protocol, Transform, TransformType};
+use std::time::Duration;
+
+/// Ciphers for ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EspCipher {
+    /// ENCR_AES_GCM_16, 128-bit key
+    AesGcm128,
+    /// ENCR_AES_GCM_16, 256-bit key
+    AesGcm256,
+    /// ENCR_CHACHA20_POLY1305
+    ChaCha20Poly1305,
+}
+
+impl EspCipher {
+    const ALL: [EspCipher; 3] = [Self::AesGcm256, Self::AesGcm128, Self::ChaCha20Poly1305];
+
+    /// Transform ID and key bits.
+    pub fn id(self) -> (u16, Option<u16>) {
+        match self {
+            EspCipher::AesGcm128 => (20, Some(128)),
+            EspCipher::AesGcm256 => (20, Some(256)),
+            EspCipher::ChaCha20Poly1305 => (28, None),
+        }
+    }
+
+    /// Keyword in proposals.
+    pub fn name(self) -> &'static str {
+        match self {
+            EspCipher::AesGcm128 => "aes128gcm16",
+            EspCipher::AesGcm256 => "aes256gcm16",
+            EspCipher::ChaCha20Poly1305 => "chacha20poly1305",
+        }
+    }
+
+    /// Bytes of the key without its salt.
+    pub fn key_bytes(self) -> usize {
+        if self == EspCipher::AesGcm128 { 16 } else { 32 }
+    }
+}
+
+/// One IKE proposal: alternatives per transform type, best first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IkeProposal {
+    ciphers: Vec<IkeCipher>,
+    integrity: Vec<Integrity>,
+    prfs: Vec<Prf>,
+    groups: Vec<Method>,
+    additional: Vec<Method>,
+}
+
+/// One ESP proposal: alternatives per transform type, best first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EspProposal {
+    ciphers: Vec<EspCipher>,
+    esn: Vec<bool>,
+    pfs: Vec<Method>,
+}
+
+/// What an IKE SA uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IkeChoice {
+    /// Cipher.
+    pub cipher: IkeCipher,
+    /// Integrity algorithm; none with an AEAD cipher.
+    pub integrity: Option<Integrity>,
+    /// Pseudo-random function.
+    pub prf: Prf,
+    /// First key exchange.
+    pub ke: Method,
+    /// Additional key exchange (RFC 9370).
+    pub additional: Option<Method>,
+}
+
+/// What a child SA uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EspChoice {
+    /// Cipher.
+    pub cipher: EspCipher,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// Key exchange of its own.
+    pub pfs: Option<Method>,
+}
+
+impl std::fmt::Display for IkeChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.cipher.name())?;
+        if let Some(i) = self.integrity {
+            write!(f, "-{}", i.name())?;
+        }
+        write!(f, "-{}-{}", self.prf.name(), self.ke.name())?;
+        self.additional.map_or(Ok(()), |a| write!(f, "-ke1_{}", a.name()))
+    }
+}
+
+impl std::fmt::Display for EspChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.cipher.name())?;
+        if let Some(m) = self.pfs {
+            write!(f, "-{}", m.name())?;
+        }
+        f.write_str(if self.esn { "-esn" } else { "-noesn" })
+    }
+}
+
+/// Why a proposal text was refused; the message says what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SuiteError {
+    /// Known, and too weak.
+    #[error("`{word}` in proposal `{text}` is too weak ({why}): use {instead}")]
+    Weak {
+        /// The whole proposal.
+        text: String,
+        /// The word.
+        word: String,
+        /// Which rule forbids it.
+        why: &'static str,
+        /// What to write.
+        instead: &'static str,
+    },
+    /// Not known.
+    #[error("`{word}` in proposal `{text}` is not known here: {known}")]
+    Unknown {
+        /// The whole proposal.
+        text: String,
+        /// The word.
+        word: String,
+        /// The words that exist.
+        known: &'static str,
+    },
+    /// A transform type lacks every alternative, or two do not go together.
+    #[error("proposal `{text}` {what}")]
+    Incomplete {
+        /// The whole proposal.
+        text: String,
+        /// What is missing.
+        what: &'static str,
+    },
+}
+
+const IKE_WORDS: &str = "ciphers aes256gcm16 aes128gcm16 aes256 aes128; integrity sha256 sha384 sha512; PRFs prfsha256 prfsha384 prfsha512; key exchanges x25519 ecp256 ecp384 modp2048 ke1_mlkem768 ke1_mlkem1024";
+const ESP_WORDS: &str =
+    "ciphers aes256gcm16 aes128gcm16 chacha20poly1305; esn noesn; PFS x25519 ecp256 ecp384 modp2048";
+
+/// (prefix, why, instead)
+const WEAK: [(&str, &str, &str); 15] = [
+    ("3des", "RFC 8247: 64-bit blocks", "aes256gcm16"),
+    ("des", "RFC 8247: 56-bit key", "aes256gcm16"),
+    ("blowfish", "RFC 8247: 64-bit blocks", "aes256gcm16"),
+    ("cast", "RFC 8247: 64-bit blocks", "aes256gcm16"),
+    ("null", "RFC 8221: no encryption", "aes256gcm16"),
+    ("md5", "RFC 8247: MD5 is broken", "sha256"),
+    ("prfmd5", "RFC 8247: MD5 is broken", "prfsha256"),
+    ("sha1", "SHA-1 is being retired", "sha256"),
+    ("prfsha1", "SHA-1 is being retired", "prfsha256"),
+    ("modp768", "RFC 8247: 768-bit group", "x25519, ecp256 or modp2048"),
+    ("modp1024", "RFC 8247: 1024-bit group", "x25519, ecp256 or modp2048"),
+    ("modp1536", "RFC 8247: 1536-bit group", "x25519, ecp256 or modp2048"),
+    ("aes128gcm8", "RFC 8221: 8-byte tag", "aes128gcm16"),
+    ("aes256gcm8", "RFC 8221: 8-byte tag", "aes256gcm16"),
+    ("modp2048s", "RFC 8247: groups 22 to 24", "ecp256 or modp2048"),
+];
+
+fn refuse(text: &str, word: &str, known: &'static str) -> SuiteError {
+    let (text, word) = (text.to_string(), word.to_string());
+    match WEAK
+        .iter()
+        .find(|(w, ..)| *w == word || (word.starts_with(w) && word.as_bytes().get(w.len()) == Some(&b'_')))
+    {
+        Some((_, why, instead)) => SuiteError::Weak { text, word, why, instead },
+        None => SuiteError::Unknown { text, word, known },
+    }
+}
+
+const KE: [Method; 4] = [Method::X25519, Method::P256, Method::P384, Method::Modp2048];
+
+impl IkeProposal {
+    /// Reads `cipher[-integrity]-prf-group[-ke1_kem]`, several alternatives per type allowed.
+    ///
+    /// # Errors
+    /// [`SuiteError`] naming the word and what to write instead.
+    pub fn parse(text: &str) -> Result<IkeProposal, SuiteError> {
+        let (ciphers, integrity, prfs, groups, additional) = Default::default();
+        let mut p = IkeProposal { ciphers, integrity, prfs, groups, additional };
+        for word in text.split('-').map(str::trim) {
+            if let Some(c) = IkeCipher::ALL.into_iter().find(|c| c.name() == word) {
+                p.ciphers.push(c);
+            } else if let Some(i) = Integrity::ALL.into_iter().find(|i| i.name() == word) {
+                p.integrity.push(i);
+            } else if let Some(f) =
+                [Prf::Sha256, Prf::Sha384, Prf::Sha512].into_iter().find(|f| f.name() == word)
+            {
+                p.prfs.push(f);
+            } else if let Some(m) = KE.into_iter().find(|m| m.name() == word) {
+                p.groups.push(m);
+            } else if let Some(m) = kem_word(word) {
+                p.additional.push(m);
+            } else {
+                return Err(refuse(text, word, IKE_WORDS));
+            }
+        }
+        let fail = |what| Err(SuiteError::Incomplete { text: text.to_string(), what });
+        let aead = p.ciphers.iter().filter(|c| c.is_aead()).count();
+        if p.ciphers.is_empty() {
+            return fail("names no cipher: add aes256gcm16");
+        }
+        if aead != 0 && aead != p.ciphers.len() {
+            return fail("mixes GCM and CBC ciphers: write two proposals");
+        }
+        if aead != 0 && !p.integrity.is_empty() {
+            return fail("gives GCM an integrity algorithm: write prfsha256 instead of sha256");
+        }
+        if aead == 0 && p.integrity.is_empty() {
+            return fail("gives CBC no integrity algorithm: add sha256");
+        }
+        if p.prfs.is_empty() && aead == 0 {
+            p.prfs = p.integrity.iter().filter_map(|i| Prf::from_id(i.id() - 7)).collect();
+        }
+        if p.prfs.is_empty() {
+            return fail("names no PRF: add prfsha256");
+        }
+        if p.groups.is_empty() {
+            return fail("names no key exchange: add x25519, ecp256 or modp2048");
+        }
+        Ok(p)
+    }
+
+    /// The proposal on the wire; `spi` is empty or, when rekeying, our new SPI.
+    pub fn to_wire(&self, number: u8, spi: &[u8]) -> Proposal {
+        let mut t: Vec<Transform> = Vec::new();
+        t.extend(
+            self.ciphers.iter().map(|c| Transform::new(TransformType::Encryption, c.id().0, Some(c.id().1))),
+        );
+        t.extend(self.integrity.iter().map(|i| Transform::new(TransformType::Integrity, i.id(), None)));
+        t.extend(self.prfs.iter().map(|f| Transform::new(TransformType::Prf, f.id(), None)));
+        t.extend(self.groups.iter().map(|m| Transform::new(TransformType::KeyExchange, m.id(), None)));
+        t.extend(self.additional.iter().map(|m| Transform::new(TransformType::Additional(1), m.id(), None)));
+        Proposal { number, protocol: Protocol::Ike, spi: spi.to_vec(), transforms: t }
+    }
+
+    /// Key exchange methods of all proposals, best first, without repetition.
+    pub fn groups(proposals: &[IkeProposal]) -> Vec<Method> {
+        let mut out = Vec::new();
+        for m in proposals.iter().flat_map(|p| &p.groups) {
+            if !out.contains(m) {
+                out.push(*m);
+            }
+        }
+        out
+    }
+
+    /// Whether any of the proposals has an additional key exchange.
+    pub fn any_additional(proposals: &[IkeProposal]) -> bool {
+        proposals.iter().any(|p| !p.additional.is_empty())
+    }
+}
+
+fn kem_word(word: &str) -> Option<Method> {
+    [Method::MlKem768, Method::MlKem1024].into_iter().find(|m| word.strip_prefix("ke1_") == Some(m.name()))
+}
+
+impl EspProposal {
+    /// Reads `cipher[-pfs][-esn][-noesn]`, several alternatives per type allowed. Neither `esn` nor `noesn` means both,
+    /// `esn` preferred. No PFS word means keys from the IKE SA's alone.
+    ///
+    /// # Errors
+    /// [`SuiteError`] naming the word and what to write instead.
+    pub fn parse(text: &str) -> Result<EspProposal, SuiteError> {
+        let mut p = EspProposal { ciphers: Vec::new(), esn: Vec::new(), pfs: Vec::new() };
+        for word in text.split('-').map(str::trim) {
+            if let Some(c) = EspCipher::ALL.into_iter().find(|c| c.name() == word) {
+                p.ciphers.push(c);
+            } else if let Some(m) = KE.into_iter().find(|m| m.name() == word) {
+                p.pfs.push(m);
+            } else if word == "esn" || word == "noesn" {
+                p.esn.push(word == "esn");
+            } else {
+                return Err(refuse(text, word, ESP_WORDS));
+            }
+        }
+        if p.ciphers.is_empty() {
+            return Err(SuiteError::Incomplete {
+                text: text.to_string(),
+                what: "names no cipher: add aes256gcm16",
+            });
+        }
+        if p.esn.is_empty() {
+            p.esn = vec![true, false];
+        }
+        Ok(p)
+    }
+
+    /// The proposal on the wire. In IKE_AUTH (`pfs` false) key exchanges are left out (RFC 7296 1.2).
+    pub fn to_wire(&self, number: u8, spi: u32, pfs: bool) -> Proposal {
+        let mut t: Vec<Transform> = Vec::new();
+        t.extend(self.ciphers.iter().map(|c| Transform::new(TransformType::Encryption, c.id().0, c.id().1)));
+        if pfs {
+            t.extend(self.pfs.iter().map(|m| Transform::new(TransformType::KeyExchange, m.id(), None)));
+        }
+        t.extend(
+            self.esn.iter().map(|e| Transform::new(TransformType::SequenceNumbers, u16::from(*e), None)),
+        );
+        Proposal { number, protocol: Protocol::Esp, spi: spi.to_be_bytes().to_vec(), transforms: t }
+    }
+
+    /// Key exchange methods for PFS of all proposals, best first, without repetition.
+    pub fn groups(proposals: &[EspProposal]) -> Vec<Method> {
+        let mut out = Vec::new();
+        for m in proposals.iter().flat_map(|p| &p.pfs) {
+            if !out.contains(m) {
+                out.push(*m);
+            }
+        }
+        out
+    }
+}
+
+/// A named set of proposals with its lifetimes.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// IKE proposals.
+    pub ike: Vec<IkeProposal>,
+    /// ESP proposals.
+    pub esp: Vec<EspProposal>,
+    /// Lifetime of the IKE SA.
+    pub ike_lifetime: Duration,
+    /// Lifetime of child SAs.
+    pub child_lifetime: Duration,
+}
+
+/// (name, IKE proposals, ESP proposals, IKE seconds, child seconds). `azure` and `aws` follow what the two publish for
+/// their VPN gateways; `cnsa2` follows CNSA 2.0.
+const SUITES: [(&str, &[&str], &[&str], u64, u64); 4] = [
+    (
+        "default",
+        &[
+            "aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ecp384-ecp256-modp2048",
+            "aes256-aes128-sha384-sha256-prfsha384-prfsha256-x25519-ecp384-ecp256-modp2048",
+        ],
+        &["aes256gcm16-aes128gcm16-chacha20poly1305"],
+        14_400,
+        3_600,
+    ),
+    (
+        "azure",
+        &[
+            "aes256gcm16-prfsha384-prfsha256-ecp384-ecp256-modp2048",
+            "aes256-sha384-sha256-prfsha384-prfsha256-ecp384-ecp256-modp2048",
+        ],
+        &["aes256gcm16-noesn"],
+        28_800,
+        27_000,
+    ),
+    (
+        "aws",
+        &[
+            "aes256gcm16-aes128gcm16-prfsha512-prfsha384-prfsha256-ecp384-ecp256-modp2048",
+            "aes256-aes128-sha512-sha384-sha256-prfsha512-prfsha384-prfsha256-ecp384-ecp256-modp2048",
+        ],
+        &["aes256gcm16-aes128gcm16-ecp384-ecp256-modp2048-noesn"],
+        28_800,
+        3_600,
+    ),
+    ("cnsa2", &["aes256gcm16-prfsha384-ecp384-ke1_mlkem1024"], &["aes256gcm16-esn"], 14_400, 3_600),
+];
+
+impl Suite {
+    /// The suite of this name.
+    ///
+    /// # Errors
+    /// The name is not one of `default`, `azure`, `aws`, `cnsa2`.
+    pub fn named(name: &str) -> Result<Suite, SuiteError> {
+        let unknown = || SuiteError::Unknown {
+            text: name.to_string(),
+            word: name.to_string(),
+            known: "suites default azure aws cnsa2",
+        };
+        let (_, ike, esp, ike_s, child_s) = SUITES.iter().find(|s| s.0 == name).ok_or_else(unknown)?;
+        Ok(Suite {
+            ike: ike.iter().map(|t| IkeProposal::parse(t)).collect::<Result<_, _>>()?,
+            esp: esp.iter().map(|t| EspProposal::parse(t)).collect::<Result<_, _>>()?,
+            ike_lifetime: Duration::from_secs(*ike_s),
+            child_lifetime: Duration::from_secs(*child_s),
+        })
+    }
+}
+
+/// One transform per type that both allow, by `ours`'s preference; None if some type has no common one.
+/// ID 0 (NONE, or no ESN) stands for the type's absence on either side.
+fn common(ours: &Proposal, theirs: &Proposal) -> Option<Vec<Transform>> {
+    let mut kinds: Vec<TransformType> =
+        ours.transforms.iter().chain(&theirs.transforms).map(|t| t.kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds
+        .into_iter()
+        .map(|k| common_of(k, ours, theirs))
+        .collect::<Option<Vec<_>>>()
+        .map(|v| v.into_iter().flatten().collect())
+}
+
+fn common_of(kind: TransformType, ours: &Proposal, theirs: &Proposal) -> Option<Option<Transform>> {
+    let none = |p: &Proposal| p.of(kind).any(|t| t.id == 0);
+    let both = ours.of(kind).find(|o| theirs.of(kind).any(|t| t == *o));
+    match both {
+        Some(t) => Some(Some(*t)),
+        None if ours.of(kind).next().is_none() && none(theirs) => Some(None),
+        None if theirs.of(kind).next().is_none() && none(ours) => Some(None),
+        None => None,
+    }
+}
+
+fn choose(ours: &[Proposal], theirs: &[Proposal], protocol: Protocol) -> Option<Proposal> {
+    ours.iter().find_map(|o| {
+        theirs.iter().filter(|t| t.protocol == protocol).find_map(|t| {
+            let transforms = common(o, t)?;
+            Some(Proposal { number: t.number, protocol, spi: t.spi.clone(), transforms })
+        })
+    })
+}
+
+fn without_ke(p: &Proposal) -> Proposal {
+    let keep = |t: &&Transform| !matches!(t.kind, TransformType::KeyExchange | TransformType::Additional(_));
+    Proposal { transforms: p.transforms.iter().filter(keep).copied().collect(), ..p.clone() }
+}
+
+/// Chooses among a peer's IKE proposals. The proposal given back is the answer but for its SPI, which is the peer's.
+pub fn choose_ike(ours: &[IkeProposal], theirs: &[Proposal]) -> Option<(IkeChoice, Proposal)> {
+    let ours: Vec<Proposal> = ours.iter().map(|p| p.to_wire(1, &[])).collect();
+    let answer = choose(&ours, theirs, Protocol::Ike)?;
+    Some((ike_choice(&answer)?, answer))
+}
+
+/// Chooses among a peer's ESP proposals; `pfs` is false in IKE_AUTH. The answer carries the peer's SPI.
+pub fn choose_esp(ours: &[EspProposal], theirs: &[Proposal], pfs: bool) -> Option<(EspChoice, Proposal)> {
+    let ours: Vec<Proposal> = ours.iter().map(|p| p.to_wire(1, 0, pfs)).collect();
+    let theirs: Vec<Proposal> = if pfs { theirs.to_vec() } else { theirs.iter().map(without_ke).collect() };
+    let answer = choose(&ours, &theirs, Protocol::Esp)?;
+    answer.esp_spi().filter(|s| *s > 255)?;
+    Some((esp_choice(&answer)?, answer))
+}
+
+fn ike_choice(p: &Proposal) -> Option<IkeChoice> {
+    let one = |k| p.of(k).next();
+    let e = one(TransformType::Encryption)?;
+    let cipher = IkeCipher::ALL.into_iter().find(|c| (c.id().0, Some(c.id().1)) == (e.id, e.key_bits))?;
+    let integrity =
+        one(TransformType::Integrity).and_then(|t| Integrity::ALL.into_iter().find(|i| i.id() == t.id));
+    if integrity.is_some() == cipher.is_aead() {
+        return None;
+    }
+    let additional = one(TransformType::Additional(1)).and_then(|t| Method::from_id(t.id));
+    let (prf, ke) =
+        (Prf::from_id(one(TransformType::Prf)?.id)?, Method::from_id(one(TransformType::KeyExchange)?.id)?);
+    Some(IkeChoice { cipher, integrity, prf, ke, additional })
+}
+
+fn esp_choice(p: &Proposal) -> Option<EspChoice> {
+    let e = p.of(TransformType::Encryption).next()?;
+    let cipher = EspCipher::ALL.into_iter().find(|c| c.id() == (e.id, e.key_bits))?;
+    let esn = p.of(TransformType::SequenceNumbers).next().is_some_and(|t| t.id == 1);
+    let pfs = p.of(TransformType::KeyExchange).next().and_then(|t| Method::from_id(t.id));
+    Some(EspChoice { cipher, esn, pfs })
+}
+
+/// Checks the answer to our IKE proposals: one proposal, one transform per type, all of them offered.
+pub fn accept_ike(ours: &[IkeProposal], answer: &[Proposal]) -> Option<IkeChoice> {
+    let (choice, p) = choose_ike(ours, answer)?;
+    (answer.len() == 1 && answer[0].transforms.len() == p.transforms.len()).then_some(choice)
+}
+
+/// Checks the answer to our ESP proposals, as [`accept_ike`] does; gives the peer's SPI too.
+pub fn accept_esp(ours: &[EspProposal], answer: &[Proposal], pfs: bool) -> Option<(EspChoice, u32)> {
+    let (choice, p) = choose_esp(ours, answer, pfs)?;
+    Some((choice, p.esp_spi().filter(|_| answer.len() == 1)?))
+}
+
+/// The difference between what we allow and what the peer offers, transform by transform, for the closest pair of
+/// proposals.
+pub fn explain(ours: &[Proposal], theirs: &[Proposal]) -> String {
+    let mut best: Option<Vec<String>> = None;
+    for o in ours {
+        for t in theirs.iter().filter(|t| t.protocol == o.protocol) {
+            let lines = difference(o, t);
+            if best.as_ref().is_none_or(|b| lines.len() < b.len()) {
+                best = Some(lines);
+            }
+        }
+    }
+    best.map_or_else(|| "the peer offers no proposal for this protocol".to_string(), |l| l.join("; "))
+}
+
+/// [`explain`] for IKE proposals.
+pub fn explain_ike(ours: &[IkeProposal], theirs: &[Proposal]) -> String {
+    explain(&ours.iter().map(|p| p.to_wire(1, &[])).collect::<Vec<_>>(), theirs)
+}
+
+/// [`explain`] for ESP proposals.
+pub fn explain_esp(ours: &[EspProposal], theirs: &[Proposal], pfs: bool) -> String {
+    let theirs: Vec<Proposal> = if pfs { theirs.to_vec() } else { theirs.iter().map(without_ke).collect() };
+    explain(&ours.iter().map(|p| p.to_wire(1, 0, pfs)).collect::<Vec<_>>(), &theirs)
+}
+
+fn difference(ours: &Proposal, theirs: &Proposal) -> Vec<String> {
+    let mut kinds: Vec<TransformType> =
+        ours.transforms.iter().chain(&theirs.transforms).map(|t| t.kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds.retain(|k| common_of(*k, ours, theirs).is_none());
+    let list = |p: &Proposal, k| match p.of(k).map(transform_name).collect::<Vec<_>>() {
+        names if names.is_empty() => "none".to_string(),
+        names => names.join(" or "),
+    };
+    kinds
+        .into_iter()
+        .map(|k| format!("{}: peer offers {}, we allow {}", kind_name(k), list(theirs, k), list(ours, k)))
+        .collect()
+}
+
+fn kind_name(kind: TransformType) -> String {
+    match kind {
+        TransformType::Encryption => "encryption".into(),
+        TransformType::Prf => "PRF".into(),
+        TransformType::Integrity => "integrity".into(),
+        TransformType::KeyExchange => "key exchange".into(),
+        TransformType::SequenceNumbers => "sequence numbers".into(),
+        TransformType::Additional(n) => format!("additional key exchange {n}"),
+        TransformType::Other(n) => format!("transform type {n}"),
+    }
+}
+
+/// Names of transforms that peers offer and that this implementation may not have.
+const NAMES: [(u8, u16, &str); 33] = [
+    (1, 2, "des"),
+    (1, 3, "3des"),
+    (1, 11, "null"),
+    (1, 12, "aes-cbc"),
+    (1, 13, "aes-ctr"),
+    (1, 18, "aes-gcm8"),
+    (1, 19, "aes-gcm12"),
+    (1, 20, "aes-gcm16"),
+    (1, 28, "chacha20poly1305"),
+    (2, 1, "prfmd5"),
+    (2, 2, "prfsha1"),
+    (2, 5, "prfsha256"),
+    (2, 6, "prfsha384"),
+    (2, 7, "prfsha512"),
+    (3, 1, "md5"),
+    (3, 2, "sha1"),
+    (3, 12, "sha256"),
+    (3, 13, "sha384"),
+    (3, 14, "sha512"),
+    (4, 1, "modp768"),
+    (4, 2, "modp1024"),
+    (4, 5, "modp1536"),
+    (4, 14, "modp2048"),
+    (4, 15, "modp3072"),
+    (4, 16, "modp4096"),
+    (4, 19, "ecp256"),
+    (4, 20, "ecp384"),
+    (4, 21, "ecp521"),
+    (4, 31, "x25519"),
+    (4, 36, "mlkem768"),
+    (4, 37, "mlkem1024"),
+    (5, 0, "noesn"),
+    (5, 1, "esn"),
+];
+
+fn transform_name(t: &Transform) -> String {
+    let kind = if matches!(t.kind, TransformType::Additional(_)) { 4 } else { t.kind.into() };
+    let name = NAMES.iter().find(|(k, id, _)| (*k, *id) == (kind, t.id));
+    let name = name
+        .map_or_else(|| if t.id == 0 { "none".into() } else { format!("#{}", t.id) }, |n| n.2.to_string());
+    t.key_bits.map_or(name.clone(), |bits| format!("{name}-{bits}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ike(text: &str) -> Vec<IkeProposal> {
+        text.split(',').map(|t| IkeProposal::parse(t).unwrap()).collect()
+    }
+
+    fn wire(p: &[IkeProposal]) -> Vec<Proposal> {
+        p.iter().zip(1..).map(|(p, n)| p.to_wire(n, &[])).collect()
+    }
+
+    #[test]
+    fn suites_exist_and_agree_with_themselves() {
+        for (name, ..) in SUITES {
+            let s = Suite::named(name).unwrap();
+            assert!(choose_ike(&s.ike, &wire(&s.ike)).is_some(), "{name}");
+            let esp: Vec<Proposal> = s.esp.iter().map(|p| p.to_wire(1, 0x1000, true)).collect();
+            assert!(choose_esp(&s.esp, &esp, true).is_some(), "{name}");
+        }
+        assert!(Suite::named("best").unwrap_err().to_string().contains("default azure aws cnsa2"));
+    }
+
+    #[test]
+    fn weak_and_unknown_words_are_refused_with_advice() {
+        for word in [
+            "3des",
+            "des",
+            "md5",
+            "sha1",
+            "prfsha1",
+            "modp1024",
+            "modp1536",
+            "modp768",
+            "null",
+            "modp2048s256",
+        ] {
+            let e =
+                IkeProposal::parse(&format!("aes256gcm16-prfsha256-x25519-{word}")).unwrap_err().to_string();
+            assert!(e.contains(word) && (e.contains("use ") || word == "modp2048s256"), "{e}");
+        }
+        assert_eq!(
+            IkeProposal::parse("3des-sha256-ecp256").unwrap_err().to_string(),
+            "`3des` in proposal `3des-sha256-ecp256` is too weak (RFC 8247: 64-bit blocks): use aes256gcm16"
+        );
+        for text in [
+            "aes256gcm16-x25519",
+            "aes256gcm16-prfsha256",
+            "aes256-ecp256",
+            "aes256gcm16-aes256-prfsha256-x25519",
+            "aes256gcm16-sha256-x25519",
+            "x25519",
+            "",
+        ] {
+            assert!(IkeProposal::parse(text).is_err(), "{text}");
+        }
+        assert!(EspProposal::parse("aes128-sha256").is_err());
+        assert!(EspProposal::parse("esn").is_err());
+    }
+
+    #[test]
+    fn choice_follows_our_preference() {
+        let ours = ike("aes256gcm16-aes128gcm16-prfsha384-x25519-ecp256,aes256-sha256-ecp256");
+        let theirs = ike("aes256-sha256-ecp256,aes128gcm16-aes256gcm16-prfsha384-ecp256-x25519");
+        let (choice, answer) = choose_ike(&ours, &wire(&theirs)).unwrap();
+        assert_eq!(choice.to_string(), "aes256gcm16-prfsha384-x25519");
+        assert_eq!((answer.number, answer.transforms.len()), (2, 3));
+        assert_eq!(accept_ike(&theirs, &[answer]), Some(choice));
+    }
+
+    #[test]
+    fn an_answer_must_be_one_of_ours() {
+        let ours = ike("aes256gcm16-prfsha384-x25519");
+        assert_eq!(accept_ike(&ours, &wire(&ike("aes128gcm16-prfsha384-x25519"))), None);
+        assert_eq!(accept_ike(&ours, &wire(&ike("aes256gcm16-prfsha384-x25519-ecp256"))), None);
+        let twice = [wire(&ours), wire(&ours)].concat();
+        assert_eq!(accept_ike(&ours, &twice), None);
+    }
+
+    #[test]
+    fn esp_none_and_missing_sequence_numbers() {
+        let ours = [EspProposal::parse("aes256gcm16").unwrap()];
+        let mut offer = EspProposal::parse("aes256gcm16-x25519-noesn").unwrap().to_wire(1, 0x1000, true);
+        assert_eq!(choose_esp(&ours, &[offer.clone()], true), None);
+        assert!(choose_esp(&ours, &[offer.clone()], false).is_some());
+        offer.transforms.push(Transform::new(TransformType::KeyExchange, 0, None));
+        offer.transforms.push(Transform::new(TransformType::Integrity, 0, None));
+        offer.transforms.retain(|t| t.kind != TransformType::SequenceNumbers);
+        let (choice, answer) = choose_esp(&ours, &[offer.clone()], true).unwrap();
+        assert_eq!((choice.esn, choice.pfs, answer.transforms.len()), (false, None, 1));
+        offer.spi = vec![0, 0, 0, 9];
+        assert_eq!(choose_esp(&ours, &[offer], true), None, "SPIs up to 255 are reserved");
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let ours = ike("aes256gcm16-prfsha384-ecp384");
+        let mut theirs = wire(&ike("aes128-sha256-prfsha384-modp2048"));
+        theirs[0].transforms.push(Transform::new(TransformType::KeyExchange, 2, None));
+        assert_eq!(
+            explain_ike(&ours, &theirs),
+            "encryption: peer offers aes-cbc-128, we allow aes-gcm16-256; integrity: peer offers sha256, we allow none; key exchange: peer offers modp2048 or modp1024, we allow ecp384"
+        );
+    }
+}
