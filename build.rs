@@ -16,7 +16,7 @@ const CHILD: &str = "PENSTOCK_BINDGEN_CHILD";
 const FUNCTIONS: &[&str] = &[
     "penstock_.*",
     "rte_dev_(probe|remove)",
-    "rte_eal_(init|cleanup)",
+    "rte_eal_(cleanup|get_runtime_dir|init)",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|get_mtu|info_get|set_mtu|socket_id|start|stop)",
     "rte_eth_macaddr_get",

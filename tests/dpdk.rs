@@ -11,6 +11,7 @@ mod lab;
 mod virtual_devices;
 
 use std::env;
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -82,25 +83,25 @@ fn main() -> ExitCode {
 fn start(case: &Case) -> Result<(), Failed> {
     let this = env::current_exe()?;
     let is_root = lab::run("id -u").trim() == "0";
-    let mut command = Command::new("unshare");
-    match case.user {
+    // Everybody's, and DPDK's runtime folder: what is left there goes with it.
+    let folder = lab::Folder::shared(case.name);
+    let mut command = match case.user {
         User::Nobody if is_root => {
-            let (copy, folder) = lab::readable_copy(&this);
-            let mut command = Command::new(&copy);
-            command.current_dir("/").uid(65534).gid(65534);
-            let result = finish(command, case);
-            drop(folder);
-            return result;
+            let copy = folder.join("program");
+            fs::copy(this, &copy)?;
+            let mut command = Command::new(copy);
+            command.uid(65534).gid(65534);
+            command
         }
-        User::Nobody => command = Command::new(&this),
-        User::Root if is_root => drop(command.args(["--net", "--mount", "--"]).arg(&this)),
-        User::Root => drop(command.args(["--map-root-user", "--net", "--mount", "--"]).arg(&this)),
-    }
-    finish(command, case)
-}
-
-fn finish(mut command: Command, case: &Case) -> Result<(), Failed> {
-    let output = command.env(CASE, case.name).output()?;
+        User::Nobody => Command::new(this),
+        User::Root => {
+            let mut command = Command::new("unshare");
+            command.args(["--net", "--mount"]).args((!is_root).then_some("--map-root-user")).arg(this);
+            command
+        }
+    };
+    command.env(CASE, case.name).env("RUNTIME_DIRECTORY", &*folder).current_dir(&*folder);
+    let output = command.output()?;
     if output.status.success() {
         return Ok(());
     }

@@ -106,9 +106,11 @@ pub fn run(command: &str) -> String {
 pub struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new() -> Folder {
-        let path = std::env::temp_dir().join(format!("penstock-dpdk-{}", std::process::id()));
+    /// A folder in which everybody may write.
+    pub fn shared(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("penstock-dpdk-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).expect("a folder for the test");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("the folder is ours");
         Folder(path)
     }
 }
@@ -125,15 +127,4 @@ impl Drop for Folder {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).expect("the test's folder can be removed");
     }
-}
-
-/// A copy of a program that everybody may start, wherever the original stands.
-pub fn readable_copy(program: &Path) -> (PathBuf, Folder) {
-    let folder = Folder::new();
-    let copy = folder.join("program");
-    fs::copy(program, &copy).expect("the program can be copied");
-    for path in [&*folder, &copy] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the copy is ours");
-    }
-    (copy, folder)
 }

@@ -95,7 +95,7 @@ fn capture(path: &std::path::Path, frames: &[Vec<u8>]) {
 }
 
 pub fn pcap_in_and_out() {
-    let folder = lab::Folder::new();
+    let folder = std::env::current_dir().unwrap();
     let frames = lab::numbered_frames(700);
     capture(&folder.join("in.pcap"), &frames);
     let eal = lab::eal();
@@ -116,7 +116,7 @@ pub fn pcap_in_and_out() {
 }
 
 pub fn pcap_frames_of_many_segments_are_counted() {
-    let folder = lab::Folder::new();
+    let folder = std::env::current_dir().unwrap();
     let long = |number: usize| vec![number as u8; 5000];
     let mut frames = lab::numbered_frames(9);
     (0..5).for_each(|number| frames.insert(number * 2, long(number)));
@@ -161,7 +161,7 @@ pub fn ring_carries_a_jumbo_mtu() {
 }
 
 pub fn memif_pair() {
-    let folder = lab::Folder::new();
+    let folder = std::env::current_dir().unwrap();
     let eal = lab::eal();
     let pool = lab::pool(&eal);
     let name = |number, role| {

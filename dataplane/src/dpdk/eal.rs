@@ -5,9 +5,10 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::fs;
 use std::marker::PhantomData;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -151,8 +152,15 @@ struct Running(());
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // SAFETY: constructed once, after rte_eal_init succeeded; everything that uses DPDK holds a handle on this.
-        unsafe { sys::rte_eal_cleanup() };
+        // SAFETY: constructed once, after rte_eal_init succeeded; everything that uses DPDK holds a handle on this. The
+        // folder's name is a string with NUL in DPDK's static memory.
+        let folder = unsafe {
+            let folder = CStr::from_ptr(sys::rte_eal_get_runtime_dir()).to_owned();
+            sys::rte_eal_cleanup();
+            folder
+        };
+        // DPDK leaves it behind, empty. Where it is not, somebody else uses it.
+        drop(fs::remove_dir(OsStr::from_bytes(folder.to_bytes())));
     }
 }
 
