@@ -2,4 +2,6 @@
 
 pub mod crypto;
 pub mod dpdk;
+pub mod path;
 pub mod port;
+pub mod wire;

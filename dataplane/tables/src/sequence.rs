@@ -36,6 +36,12 @@ impl Run {
         })
     }
 
+    /// Whether the run reaches beyond `limit`, or was cut by the hard limit.
+    #[inline(always)]
+    pub fn passes(&self, limit: u64) -> bool {
+        self.end > limit
+    }
+
     /// Numbers left.
     pub fn left(&self) -> u64 {
         self.end.saturating_sub(self.next)

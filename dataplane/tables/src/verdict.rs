@@ -43,7 +43,6 @@ named! {
         NoNeighbour "no_neighbour" "The next hop's MAC address is not known yet; the kernel was asked to find it",
         PortDown "port_down" "The route leads to a port that is not there",
         ClearOnPublic "clear_on_public" "Plaintext that would have left by, or came in by, a public port",
-        ClearFromTunnelSource "clear_from_tunnel_source" "Came in the clear although its source lies behind a tunnel (RFC 4301 5.2)",
         NoSa "no_sa" "The destination belongs to a tunnel that has no outbound SA now",
         SaOrphaned "sa_orphaned" "The SA's sequence state was lost; it must be rekeyed before it may be used",
         SequenceExhausted "sequence_exhausted" "The SA's hard limit of sequence numbers is reached",
@@ -60,11 +59,12 @@ named! {
         EspTrailer "esp_trailer" "Padding or next header inside a valid ESP packet is wrong",
         EspDummy "esp_dummy" "Dummy packet of traffic flow confidentiality (next header 59)",
         InnerMalformed "inner_malformed" "What was decrypted is no whole IPv4 packet",
+        EcnInvalid "ecn_invalid" "Outer header says congestion experienced, inner one cannot carry it (RFC 6040 4.2)",
         SelectorInbound "selector_inbound" "What was decrypted is not covered by the tunnel's selectors (RFC 4301 5.2)",
         Keepalive "keepalive" "NAT keepalive (RFC 3948 2.3)",
         PuntFull "punt_full" "The kernel did not take punted frames fast enough",
         PuntNoTwin "punt_no_twin" "Belongs to the kernel, but the port or tunnel has no twin now",
-        NoHeadroom "no_headroom" "The frame has no room for the outer headers",
+        NoHeadroom "no_headroom" "The buffer has no room for the outer headers and the trailer",
         TransmitFull "transmit_full" "The port did not take the frame",
     }
 }

@@ -1,0 +1,95 @@
+//! Makes ICMP errors (RFC 792, 1191, 1812) out of the frames that cause them: no allocation, and every received frame
+//! still ends once. At a bounded rate (RFC 1812 section 4.3.2.8).
+
+use penstock_tables::Hop;
+
+use super::{Context, Item, Meta, Origin};
+use crate::port::Frame;
+use crate::wire::icmp::{self, Error};
+use crate::wire::ipv4;
+
+/// A token bucket on the TSC.
+#[derive(Clone, Copy, Debug)]
+pub struct RateLimit {
+    tokens: u32,
+    burst: u32,
+    cycles_per_token: u64,
+    last: u64,
+}
+
+impl RateLimit {
+    /// At most `per_second` answers a second, and that many at once after a pause. `tsc_hz` is the TSC's frequency.
+    pub fn new(per_second: u32, tsc_hz: u64) -> RateLimit {
+        let cycles_per_token = (tsc_hz / u64::from(per_second.max(1))).max(1);
+        RateLimit { tokens: per_second, burst: per_second, cycles_per_token, last: 0 }
+    }
+
+    /// Whether one more answer may be sent at `now`.
+    pub fn take(&mut self, now: u64) -> bool {
+        let earned = now.saturating_sub(self.last) / self.cycles_per_token;
+        if earned > 0 {
+            self.tokens = u64::from(self.tokens).saturating_add(earned).min(u64::from(self.burst)) as u32;
+            self.last = now;
+        }
+        let due = self.tokens > 0;
+        self.tokens -= u32::from(due);
+        due
+    }
+}
+
+/// Turns the packet into the error for its sender.
+///
+/// # Errors
+/// The frame, where no answer is due: to an error, without an address of ours, beyond the rate, without headroom.
+pub fn make<F: Frame>(item: Item<F>, error: Error, cx: &mut Context<'_>) -> Result<Item<F>, F> {
+    let Item { mut frame, meta } = item;
+    let (l3, header) = (usize::from(meta.l3), usize::from(meta.ip.header_len));
+    let payload = frame.data().get(l3 + header..).unwrap_or_default();
+    let from = own_address(&meta, cx);
+    if meta.answer || from == 0 || !icmp::may_answer(&meta.ip, payload) || !cx.answers.take(cx.now) {
+        return Err(frame);
+    }
+    frame.trim_front(l3);
+    let behind = frame.len().saturating_sub(icmp::QUOTED);
+    frame.trim_back(behind);
+    if frame.prepend(icmp::HEADERS).is_none() {
+        return Err(frame);
+    }
+    icmp::write(frame.data_mut(), error, from, meta.ip.source);
+    match ipv4::parse(frame.data()) {
+        Ok(ip) => Ok(Item { frame, meta: Meta { ip, l3: 0, answer: true, ..meta } }),
+        Err(_) => Err(frame),
+    }
+}
+
+/// The address that speaks: of the port that the packet came in by; for a decrypted one, of the port that it was to leave
+/// by, since the outer address lies outside of the tunnel's selectors. Host order, 0 for none.
+fn own_address(meta: &Meta, cx: &Context<'_>) -> u32 {
+    let address = |port: usize| cx.ports.get(port).map_or(0, |facts| facts.spec.address);
+    match meta.origin {
+        Origin::Wire => address(usize::from(meta.port)),
+        Origin::Kernel => 0,
+        Origin::Tunnel(_) => match cx.tables.route(meta.ip.destination) {
+            Hop::Adjacency(index) => {
+                let port = cx.tables.adjacency(index).map_or_else(|hop| hop.port, |hop| hop.port);
+                address(usize::from(port))
+            }
+            Hop::Glean(port) => address(port as usize),
+            _ => cx.ports.iter().find(|facts| !facts.spec.public).map_or(0, |facts| facts.spec.address),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_bounded_and_recovers() {
+        let mut limit = RateLimit::new(100, 1_000_000);
+        assert_eq!((0..1000).filter(|_| limit.take(1)).count(), 100);
+        assert_eq!((0..1000).filter(|_| limit.take(50_001)).count(), 5);
+        assert_eq!((0..1000).filter(|_| limit.take(1 << 40)).count(), 100);
+        assert!(!limit.take(0));
+    }
+}

@@ -1,0 +1,77 @@
+//! Hands frames to the kernel through the twins: lock-free rings to the thread that owns their file descriptors, so that a
+//! worker makes no system call.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use penstock_tables::Verdict;
+
+use super::{Context, Item, Origin};
+use crate::port::Frame;
+use crate::wire::ethernet;
+
+/// A device of the kernel that stands for a port (TAP) or for a tunnel (TUN).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Twin {
+    /// Of the port with this index: whole Ethernet frames, untagged.
+    Port(u8),
+    /// Of the tunnel in this slot: IPv4 packets.
+    Tunnel(u32),
+}
+
+/// Rings between the workers and the twins' thread.
+#[derive(Debug)]
+pub struct Twins<F> {
+    /// Frames for the kernel.
+    pub to_kernel: Arc<ArrayQueue<(Twin, F)>>,
+    /// Frames of the kernel.
+    pub from_kernel: Arc<ArrayQueue<(Twin, F)>>,
+}
+
+impl<F> Clone for Twins<F> {
+    fn clone(&self) -> Self {
+        Twins { to_kernel: self.to_kernel.clone(), from_kernel: self.from_kernel.clone() }
+    }
+}
+
+impl<F: Frame> Twins<F> {
+    /// Rings of `capacity` frames each way.
+    pub fn new(capacity: usize) -> Twins<F> {
+        Twins {
+            to_kernel: Arc::new(ArrayQueue::new(capacity)),
+            from_kernel: Arc::new(ArrayQueue::new(capacity)),
+        }
+    }
+}
+
+/// Hands one frame over.
+#[inline]
+pub fn to_kernel<F: Frame>(twins: &Twins<F>, twin: Twin, frame: F, cx: &mut Context<'_>) {
+    match twins.to_kernel.push((twin, frame)) {
+        Ok(()) => cx.tally.count(Verdict::Punted, 1),
+        Err((_, frame)) => cx.end(frame, Verdict::PuntFull),
+    }
+}
+
+/// Hands over a packet for one of the gateway's own addresses: a decrypted one to its tunnel's TUN, or, where the tunnel
+/// has none, to the twin of the port that ESP came in by, as if it had come in there.
+pub fn decrypted<F: Frame>(twins: &Twins<F>, item: Item<F>, cx: &mut Context<'_>) {
+    let Item { mut frame, meta } = item;
+    if let Origin::Tunnel(slot) = meta.origin
+        && cx.tables.tunnel(slot).is_some_and(|tunnel| tunnel.has_interface())
+    {
+        frame.trim_front(usize::from(meta.l3));
+        return to_kernel(twins, Twin::Tunnel(slot), frame, cx);
+    }
+    let Some(facts) = cx.ports.get(usize::from(meta.port)) else { return cx.end(frame, Verdict::PuntNoTwin) };
+    let mac = facts.mac;
+    frame.trim_front(usize::from(meta.l3));
+    match frame.prepend(ethernet::HEADER) {
+        Some(header) => ethernet::write(header, mac, SENDER, 0),
+        None => return cx.end(frame, Verdict::NoHeadroom),
+    }
+    to_kernel(twins, Twin::Port(meta.port), frame, cx);
+}
+
+/// Locally administered source address of frames that no station sent.
+const SENDER: [u8; 6] = [0x02, 0x50, 0x45, 0x4e, 0x53, 0x54];

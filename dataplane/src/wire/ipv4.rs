@@ -1,0 +1,221 @@
+//! IPv4 (RFC 791): octets in, a checked value out; TTL, ECN (RFC 3168) and checksums (RFC 1071, 1624) changed in place.
+
+use super::{read_u16, read_u32};
+
+/// Octets of a header without options.
+pub const HEADER: usize = 20;
+/// Protocol numbers.
+pub const ICMP: u8 = 1;
+/// UDP.
+pub const UDP: u8 = 17;
+/// ESP.
+pub const ESP: u8 = 50;
+
+/// What a whole, well-formed header says. Addresses in host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4 {
+    /// Source address.
+    pub source: u32,
+    /// Destination address.
+    pub destination: u32,
+    /// Octets of header and payload.
+    pub total_len: u16,
+    /// Octets of header, 20 to 60.
+    pub header_len: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// Protocol behind the header.
+    pub protocol: u8,
+    /// Don't-fragment.
+    pub dont_fragment: bool,
+    /// More fragments, or an offset: not a whole packet.
+    pub fragment: bool,
+    /// A fragment other than the first.
+    pub offset: bool,
+}
+
+/// Why octets are no IPv4 packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// Version, header length or total length.
+    Malformed,
+    /// Header checksum.
+    Checksum,
+}
+
+/// Checks version, lengths (against what is there) and checksum.
+///
+/// # Errors
+/// [`Wrong`].
+#[inline(always)]
+pub fn parse(octets: &[u8]) -> Result<Ipv4, Wrong> {
+    let Some(header) = octets.first_chunk::<HEADER>() else { return Err(Wrong::Malformed) };
+    let header_len = usize::from(header[0] & 0xf) * 4;
+    let total_len = read_u16(header, 2);
+    let lengths = HEADER <= header_len
+        && header_len <= usize::from(total_len)
+        && usize::from(total_len) <= octets.len();
+    if header[0] >> 4 != 4 || !lengths {
+        return Err(Wrong::Malformed);
+    }
+    if checksum(&octets[..header_len]) != 0 {
+        return Err(Wrong::Checksum);
+    }
+    let fragment = read_u16(header, 6);
+    Ok(Ipv4 {
+        source: read_u32(header, 12),
+        destination: read_u32(header, 16),
+        total_len,
+        header_len: header_len as u8,
+        tos: header[1],
+        ttl: header[8],
+        protocol: header[9],
+        dont_fragment: fragment & 0x4000 != 0,
+        fragment: fragment & 0x3fff != 0,
+        offset: fragment & 0x1fff != 0,
+    })
+}
+
+/// The Internet checksum of an even or odd number of octets; 0 over a header whose checksum is right.
+#[inline(always)]
+pub fn checksum(octets: &[u8]) -> u16 {
+    let mut chunks = octets.chunks_exact(4);
+    let mut sum: u64 = chunks.by_ref().map(|word| u64::from(read_u32(word, 0))).sum();
+    let rest = chunks.remainder();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    sum += u64::from(u32::from_be_bytes(last));
+    !fold(sum)
+}
+
+#[inline(always)]
+fn fold(mut sum: u64) -> u16 {
+    sum = (sum >> 32) + (sum & 0xffff_ffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    ((sum >> 16) + (sum & 0xffff)) as u16
+}
+
+/// Writes the checksum of a header whose checksum field may hold anything.
+#[inline(always)]
+pub fn write_checksum(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let sum = checksum(header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Takes one hop from the TTL (at least 1) and mends the checksum (RFC 1624).
+#[inline(always)]
+pub fn decrement_ttl(header: &mut [u8]) {
+    let old = read_u16(header, 8);
+    header[8] = header[8].wrapping_sub(1);
+    mend_checksum(header, old, read_u16(header, 8));
+}
+
+/// Changes the two ECN bits and mends the checksum.
+#[inline(always)]
+pub fn set_ecn(header: &mut [u8], ecn: u8) {
+    let old = read_u16(header, 0);
+    header[1] = (header[1] & !3) | (ecn & 3);
+    mend_checksum(header, old, read_u16(header, 0));
+}
+
+#[inline(always)]
+fn mend_checksum(header: &mut [u8], old: u16, new: u16) {
+    let sum = fold(u64::from(!read_u16(header, 10)) + u64::from(!old) + u64::from(new));
+    header[10..12].copy_from_slice(&(!sum).to_be_bytes());
+}
+
+/// Congestion experienced.
+pub const CE: u8 = 3;
+/// ECN-capable, codepoint ECT(1).
+pub const ECT_1: u8 = 1;
+
+/// ECN of a decapsulated packet from those of the outer and the inner header (RFC 6040 figure 4); `None`: drop it.
+#[inline(always)]
+pub fn ecn_after_tunnel(outer: u8, inner: u8) -> Option<u8> {
+    match (outer & 3, inner & 3) {
+        (CE, 0) => None,
+        (CE, _) => Some(CE),
+        (ECT_1, 2) => Some(ECT_1),
+        (_, inner) => Some(inner),
+    }
+}
+
+/// Whether an address is a group or the limited broadcast: never forwarded.
+#[inline(always)]
+pub fn is_group(address: u32) -> bool {
+    address >> 28 >= 0xe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(total: u16) -> [u8; 28] {
+        let mut octets = [0u8; 28];
+        octets[..20].copy_from_slice(&[
+            0x45, 0xb8, 0, 0, 0x12, 0x34, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 2, 10, 2, 0, 3,
+        ]);
+        octets[2..4].copy_from_slice(&total.to_be_bytes());
+        write_checksum(&mut octets[..20]);
+        octets
+    }
+
+    #[test]
+    fn a_right_header_is_read() {
+        let ip = parse(&header(28)).unwrap();
+        assert_eq!(
+            (ip.source, ip.destination, ip.total_len, ip.header_len),
+            (0x0a01_0002, 0x0a02_0003, 28, 20)
+        );
+        assert_eq!((ip.tos, ip.ttl, ip.protocol, ip.dont_fragment, ip.fragment), (0xb8, 64, 17, true, false));
+    }
+
+    #[test]
+    fn wrong_headers_are_refused() {
+        let right = header(28);
+        for len in 0..28 {
+            assert_eq!(parse(&right[..len]), Err(Wrong::Malformed), "{len}");
+        }
+        let mut version = right;
+        version[0] = 0x65;
+        assert_eq!(parse(&version), Err(Wrong::Malformed));
+        let mut length = right;
+        length[0] = 0x44;
+        assert_eq!(parse(&length), Err(Wrong::Malformed));
+        assert_eq!(parse(&header(19)), Err(Wrong::Malformed));
+        for at in 1..20 {
+            let mut flipped = right;
+            flipped[at] ^= 0x10;
+            assert!(parse(&flipped).is_err(), "octet {at}");
+        }
+    }
+
+    #[test]
+    fn mended_checksums_are_right() {
+        for ttl in 1..=255u8 {
+            for tos in 0..=255u8 {
+                let mut octets = header(28);
+                (octets[8], octets[1]) = (ttl, tos);
+                write_checksum(&mut octets[..20]);
+                decrement_ttl(&mut octets);
+                set_ecn(&mut octets, tos >> 3);
+                assert_eq!(checksum(&octets[..20]), 0, "ttl {ttl} tos {tos}");
+            }
+        }
+    }
+
+    #[test]
+    fn ecn_follows_rfc_6040() {
+        let (not_ect, ect1, ect0, ce) = (0, 1, 2, 3);
+        assert_eq!(ecn_after_tunnel(ce, not_ect), None);
+        assert_eq!(ecn_after_tunnel(ce, ect0), Some(ce));
+        assert_eq!(ecn_after_tunnel(ect1, ect0), Some(ect1));
+        assert_eq!(ecn_after_tunnel(ect0, ect1), Some(ect1));
+        assert_eq!(ecn_after_tunnel(ect0, not_ect), Some(not_ect));
+        assert_eq!(ecn_after_tunnel(not_ect, ce), Some(ce));
+    }
+}
