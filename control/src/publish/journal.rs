@@ -1,0 +1,195 @@
+//! What must survive a reboot while lab keys are used: for each chain of keys its generation, and the last sequence number
+//! that was granted to it. A grant is on disk before the data plane may use it (so no nonce is used twice, RFC 4106
+//! section 3.1, whatever crashes). One line a record, appended; rewritten when it has grown.
+
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::lab::ChainId;
+
+/// What is known of a chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Generation that sends.
+    pub generation: u32,
+    /// Last sequence number granted to it.
+    pub granted: u64,
+}
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The kernel refused.
+    #[error("{path}: {error}: tunnels with lab keys need it, so make it writable or set state_directory")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's word.
+        error: io::Error,
+    },
+    /// A line cannot be read.
+    #[error(
+        "{path}:{line}: not a record of the journal: put back a good copy; without one remove it and change every lab \
+         secret and fixed key, since the numbers that were used with them are lost"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+    },
+}
+
+/// The journal of one gateway.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    records: HashMap<ChainId, Record>,
+    lines: usize,
+}
+
+const NAME: &str = "sequence.journal";
+
+/// In place of the count of lines: the last line may be half there, so the file is rewritten before it is appended to.
+const TORN: usize = usize::MAX;
+
+impl Journal {
+    /// Opens the journal in `directory`, which is made where it is not there.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn open(directory: &Path) -> Result<Journal, JournalError> {
+        let path = directory.join(NAME);
+        let failed = |error| JournalError::Io { path: path.clone(), error };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(failed)?;
+        let mut records = HashMap::new();
+        // Behind the last line feed stands at most a line that was being written when the machine stopped: not in use yet.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        for (index, line) in text[..whole].lines().enumerate() {
+            let record = parse(line).ok_or(JournalError::Damaged { path: path.clone(), line: index + 1 })?;
+            records.insert(record.0, record.1);
+        }
+        let mut journal = Journal { path, file, records, lines: TORN };
+        journal.rewrite()?;
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| journal.failed(error))?;
+        Ok(journal)
+    }
+
+    /// What is known of `chain`.
+    pub fn get(&self, chain: ChainId) -> Option<Record> {
+        self.records.get(&chain).copied()
+    }
+
+    /// Records all of `records` with one write to disk; they hold when this returns.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; nothing may be used then.
+    pub fn put(&mut self, records: &[(ChainId, Record)]) -> Result<(), JournalError> {
+        let changed: Vec<_> = records.iter().filter(|(chain, record)| self.get(*chain) != Some(*record)).collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        if self.lines == TORN {
+            self.rewrite()?;
+        }
+        let text: String = changed.iter().map(|(chain, record)| line(*chain, *record)).collect();
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            self.lines = TORN;
+            return Err(self.failed(error));
+        }
+        self.lines += changed.len();
+        for (chain, record) in changed {
+            self.records.insert(*chain, *record);
+        }
+        if self.lines > 2 * self.records.len() + 4096 { self.rewrite() } else { Ok(()) }
+    }
+
+    fn rewrite(&mut self) -> Result<(), JournalError> {
+        let next = self.path.with_extension("next");
+        let written = || -> io::Result<File> {
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+            let text: String = self.records.iter().map(|(chain, record)| line(*chain, *record)).collect();
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&next, &self.path)?;
+            OpenOptions::new().append(true).open(&self.path)
+        };
+        self.file = written().map_err(|error| self.failed(error))?;
+        self.lines = self.records.len();
+        Ok(())
+    }
+
+    fn failed(&self, error: io::Error) -> JournalError {
+        JournalError::Io { path: self.path.clone(), error }
+    }
+}
+
+fn line(chain: ChainId, record: Record) -> String {
+    format!("{chain:016x} {} {}\n", record.generation, record.granted)
+}
+
+fn parse(line: &str) -> Option<(ChainId, Record)> {
+    let mut words = line.split(' ');
+    let chain = ChainId::from_str_radix(words.next()?, 16).ok()?;
+    let record = Record { generation: words.next()?.parse().ok()?, granted: words.next()?.parse().ok()? };
+    words.next().is_none().then_some((chain, record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(generation: u32, granted: u64) -> Record {
+        Record { generation, granted }
+    }
+
+    #[test]
+    fn what_was_recorded_is_there_after_a_restart() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let below = directory.path().join("made/for/it");
+        let mut journal = Journal::open(&below).expect("opened");
+        journal.put(&[(1, record(1, 100)), (2, record(0, 7))]).expect("written");
+        journal.put(&[(1, record(2, 50))]).expect("written");
+        for granted in 8..30 {
+            journal.put(&[(2, record(0, granted))]).expect("written");
+        }
+        let journal = Journal::open(&below).expect("opened again");
+        assert_eq!((journal.get(1), journal.get(2), journal.get(3)), (Some(record(2, 50)), Some(record(0, 29)), None));
+        let text = std::fs::read_to_string(below.join(NAME)).expect("readable");
+        assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn it_does_not_grow_without_end() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut journal = Journal::open(directory.path()).expect("opened");
+        journal.lines = 4096;
+        for granted in 1..10 {
+            journal.put(&[(5, record(1, granted))]).expect("written");
+        }
+        let text = std::fs::read_to_string(directory.path().join(NAME)).expect("readable");
+        assert!(text.lines().count() < 9, "{text}");
+        assert!(text.ends_with("0000000000000005 1 9\n"), "{text}");
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped_and_a_damaged_one_refused() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join(NAME);
+        std::fs::write(&path, "000000000000000a 1 5\n000000000000000a 1 99").expect("written");
+        assert_eq!(Journal::open(directory.path()).expect("opened").get(10), Some(record(1, 5)));
+        std::fs::write(&path, "000000000000000a 1 5\nwords\n").expect("written");
+        let error = Journal::open(directory.path()).expect_err("damaged").to_string();
+        assert!(error.contains("sequence.journal:2: not a record"), "{error}");
+    }
+}

@@ -1,0 +1,211 @@
+//! The route table and the next hops: the kernel's routes and neighbours and the tunnels' prefixes enter, one trie of hops
+//! leaves. The order of strength is that of a security policy before a route (RFC 4301 section 4.4.1): what belongs to a
+//! tunnel by the file goes into the tunnel, whatever the kernel's routes say.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use penstock_tables::adjacency::Unresolved;
+use penstock_tables::tables::TableFull;
+use penstock_tables::{Adjacency, Hop, Prefix, TablesWriter};
+
+use super::tunnels::{Live, Tunnels};
+
+/// Where a route of the kernel leads, as far as the data plane can follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The gateway itself.
+    Local,
+    /// The network of a port: destinations are neighbours.
+    Link(u8),
+    /// A neighbour on a port.
+    Gateway(u8, Ipv4Addr),
+    /// The interface of a tunnel, by name.
+    Interface(String),
+    /// Blackhole, unreachable, prohibit.
+    Discard,
+    /// Another interface of the kernel: the kernel forwards.
+    Kernel,
+}
+
+/// The kernel's view of the twins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelView {
+    /// Best route for each destination.
+    pub routes: BTreeMap<Ipv4Net, Target>,
+    /// MAC addresses by port and address.
+    pub neighbours: HashMap<(u8, Ipv4Addr), [u8; 6]>,
+}
+
+impl KernelView {
+    /// The best route to `address`.
+    fn lookup(&self, address: Ipv4Addr) -> Option<(Ipv4Net, &Target)> {
+        (0..=32).rev().find_map(|len| {
+            let net = Ipv4Net::new(address, len).ok()?.trunc();
+            self.routes.get(&net).map(|target| (net, target))
+        })
+    }
+
+    /// The neighbour that a packet to `address` is handed to, on which port.
+    pub fn next_hop(&self, address: Ipv4Addr) -> Option<(u8, Ipv4Addr)> {
+        match self.lookup(address)?.1 {
+            Target::Link(port) => Some((*port, address)),
+            Target::Gateway(port, via) => Some((*port, *via)),
+            _ => None,
+        }
+    }
+}
+
+/// What always belongs to the gateway or to nobody: multicast and broadcast (for routing protocols), loopback.
+const SPECIAL: [(Ipv4Addr, u8, Hop); 4] = [
+    (Ipv4Addr::new(224, 0, 0, 0), 4, Hop::Local),
+    (Ipv4Addr::BROADCAST, 32, Hop::Local),
+    (Ipv4Addr::new(127, 0, 0, 0), 8, Hop::Discard),
+    (Ipv4Addr::new(0, 0, 0, 0), 8, Hop::Discard),
+];
+
+/// Next hops in the tables.
+#[derive(Debug, Default)]
+pub struct Routes {
+    hops: HashMap<(u8, Ipv4Addr), (u32, Option<[u8; 6]>)>,
+    /// Next hops that an earlier control left: freed when nothing leads to them any more.
+    inherited: Vec<u32>,
+}
+
+impl Routes {
+    /// Takes note of what stands in `tables` already.
+    pub fn adopt(tables: &TablesWriter) -> Routes {
+        Routes { hops: HashMap::new(), inherited: tables.adjacencies().map(|(index, _)| index).collect() }
+    }
+
+    /// Makes `tables` lead where `kernel` and `tunnels` say. Unchanged routes are not touched.
+    ///
+    /// # Errors
+    /// [`TableFull`]; as much as fits is there, and what does not fit has no route, so it is dropped.
+    pub fn publish(
+        &mut self,
+        tables: &mut TablesWriter,
+        kernel: &KernelView,
+        tunnels: &Tunnels,
+    ) -> Result<(), TableFull> {
+        let peers: Vec<(u32, Option<(u8, Ipv4Addr)>)> =
+            tunnels.iter().map(|(_, live)| (live.slot, kernel.next_hop(live.plan.peer))).collect();
+        let wanted_hops = hops(kernel, peers.iter().filter_map(|(_, hop)| *hop));
+        let mut result = self.add_hops(tables, kernel, &wanted_hops);
+        let wanted = self.routes(kernel, tunnels);
+        result = result.and(tables.sync_routes(&wanted));
+        for (slot, hop) in peers {
+            let index = hop.and_then(|hop| self.hops.get(&hop)).map(|(index, _)| *index);
+            tables.set_tunnel_adjacency(slot, index);
+        }
+        self.hops.retain(|hop, (index, _)| {
+            let used = wanted_hops.contains(hop);
+            if !used {
+                tables.remove_adjacency(*index);
+            }
+            used
+        });
+        self.inherited.drain(..).for_each(|index| tables.remove_adjacency(index));
+        result
+    }
+
+    /// Adds next hops and updates MAC addresses.
+    fn add_hops(
+        &mut self,
+        tables: &mut TablesWriter,
+        kernel: &KernelView,
+        wanted: &HashSet<(u8, Ipv4Addr)>,
+    ) -> Result<(), TableFull> {
+        let mut result = Ok(());
+        for (port, address) in wanted {
+            let mac = kernel.neighbours.get(&(*port, *address)).copied();
+            let hop = match mac {
+                Some(mac) => Ok(Adjacency { port: *port, mac }),
+                None => Err(Unresolved { port: *port, address: address.to_bits() }),
+            };
+            match self.hops.get_mut(&(*port, *address)) {
+                Some((_, known)) if *known == mac => (),
+                Some((index, known)) => {
+                    tables.set_adjacency(*index, hop);
+                    *known = mac;
+                }
+                None => match tables.add_adjacency(hop) {
+                    Ok(index) => {
+                        self.hops.insert((*port, *address), (index, mac));
+                    }
+                    Err(error) => result = Err(error),
+                },
+            }
+        }
+        result
+    }
+
+    /// Every route as it should be.
+    fn routes(&self, kernel: &KernelView, tunnels: &Tunnels) -> BTreeMap<Prefix, Hop> {
+        let interfaces: HashMap<&str, u32> = tunnels
+            .iter()
+            .filter(|(_, live)| !live.plan.spec.interface.is_empty())
+            .map(|(_, live)| (live.plan.spec.interface.as_str(), live.slot))
+            .collect();
+        let policies = Policies::new(tunnels);
+        let mut wanted: BTreeMap<Prefix, Hop> =
+            SPECIAL.iter().map(|(address, len, hop)| (Prefix::new(address.to_bits(), *len), *hop)).collect();
+        for (net, target) in &kernel.routes {
+            let hop = match target {
+                Target::Local => Hop::Local,
+                Target::Link(port) => Hop::Glean(u32::from(*port)),
+                Target::Interface(name) => interfaces.get(name.as_str()).map_or(Hop::Discard, |slot| Hop::Tunnel(*slot)),
+                Target::Discard => Hop::Discard,
+                Target::Kernel | Target::Gateway(..) if policies.covers(*net) => continue,
+                Target::Kernel => Hop::Local,
+                Target::Gateway(port, via) => match self.hops.get(&(*port, *via)) {
+                    Some((index, _)) => Hop::Adjacency(*index),
+                    None => Hop::Discard,
+                },
+            };
+            wanted.insert(prefix(*net), hop);
+        }
+        for ((port, address), (index, mac)) in &self.hops {
+            let on_link = matches!(kernel.lookup(*address), Some((net, Target::Link(link))) if link == port && net.prefix_len() < 32);
+            if mac.is_some() && on_link {
+                wanted.insert(Prefix::new(address.to_bits(), 32), Hop::Adjacency(*index));
+            }
+        }
+        for (_, live) in tunnels.iter() {
+            wanted.extend(live.plan.routes.iter().map(|net| (prefix(*net), Hop::Tunnel(live.slot))));
+        }
+        wanted
+    }
+}
+
+/// Gateways of routes, neighbours on link, and the way to every peer.
+fn hops(kernel: &KernelView, peers: impl Iterator<Item = (u8, Ipv4Addr)>) -> HashSet<(u8, Ipv4Addr)> {
+    let gateways = kernel.routes.values().filter_map(|target| match target {
+        Target::Gateway(port, via) => Some((*port, *via)),
+        _ => None,
+    });
+    kernel.neighbours.keys().copied().chain(gateways).chain(peers).collect()
+}
+
+fn prefix(net: Ipv4Net) -> Prefix {
+    Prefix::new(net.network().to_bits(), net.prefix_len())
+}
+
+/// The prefixes that the file puts behind tunnels.
+struct Policies<'a>(HashMap<Ipv4Net, &'a Live>);
+
+impl<'a> Policies<'a> {
+    fn new(tunnels: &'a Tunnels) -> Policies<'a> {
+        Policies(tunnels.iter().flat_map(|(_, live)| live.plan.routes.iter().map(move |net| (*net, live))).collect())
+    }
+
+    /// Whether packets to `net` belong to a tunnel, so that a route through a neighbour would send them in the clear. What
+    /// is also on this side of that tunnel does not.
+    fn covers(&self, net: Ipv4Net) -> bool {
+        let around = (0..=net.prefix_len()).rev().filter_map(|len| Ipv4Net::new(net.network(), len).ok());
+        let Some(live) = around.into_iter().find_map(|outer| self.0.get(&outer.trunc())) else { return false };
+        let (address, mask) = (net.network().to_bits(), net.netmask().to_bits());
+        !live.plan.spec.local.iter().any(|own| own.mask != 0 && own.mask & mask == own.mask && own.covers(address))
+    }
+}
