@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
+use penstock_tables::adjacency::MAX_PORTS;
+
 use super::check_tunnels;
 use super::scalar::{Count, InterfaceAddress};
 use super::types::{Config, Listen, Port};
@@ -154,6 +156,9 @@ fn capacity(config: &Config, found: &mut Found) {
 fn ports(config: &Config, machine: &Machine, found: &mut Found) {
     if config.ports.is_empty() {
         found.error("ports", "has no port, expected at least one");
+    }
+    if config.ports.len() > MAX_PORTS {
+        found.error("ports", format!("has {} ports, expected at most {MAX_PORTS}", config.ports.len()));
     }
     let mut devices: HashMap<&str, &str> = HashMap::new();
     for (name, port) in &config.ports {

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
+use penstock_tables::tunnel::MAX_SELECTORS;
 
 use super::check::{
     Found, MTU, Machine, bad_interface, bad_name, bad_own_address, bad_station, bad_window, overlap,
@@ -92,6 +93,11 @@ fn selectors(config: &Config, path: &str, tunnel: &Tunnel, found: &mut Found) {
                 format!("{path}.{key}"),
                 "is missing or empty: list prefixes, or give the tunnel an interface",
             );
+        }
+        if list.len() > MAX_SELECTORS {
+            let message =
+                format!("has {} prefixes, expected at most {MAX_SELECTORS}: use wider ones", list.len());
+            found.error(format!("{path}.{key}"), message);
         }
         for (index, prefix) in list.iter().enumerate() {
             if let Some(other) = list[..index].iter().find(|other| overlap(other.0, prefix.0)) {

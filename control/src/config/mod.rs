@@ -11,6 +11,7 @@ pub mod scalar;
 pub mod secret;
 pub mod types;
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -124,5 +125,13 @@ impl Config {
     pub fn port_with_address(&self, address: Ipv4Addr) -> Option<(&str, &Port)> {
         let has = |port: &Port| port.addresses.iter().any(|own| own.address() == address);
         self.ports.iter().find(|(_, port)| has(port)).map(|(name, port)| (name.as_str(), port))
+    }
+
+    /// The ports that are public, in the order of the ports.
+    pub fn public_ports(&self) -> Vec<bool> {
+        let locals: HashSet<Ipv4Addr> =
+            self.tunnels.values().filter_map(|tunnel| self.local_of(tunnel)).collect();
+        let carries = |port: &Port| port.addresses.iter().any(|own| locals.contains(&own.address()));
+        self.ports.values().map(|port| port.public.unwrap_or(self.ports.len() > 1 && carries(port))).collect()
     }
 }

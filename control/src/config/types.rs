@@ -249,6 +249,10 @@ pub struct Port {
     /// Takes packets that are addressed to other stations too.
     #[serde(default)]
     pub promiscuous: bool,
+    /// A public port carries ESP and the gateway's own traffic: packets that are forwarded in the clear neither enter nor
+    /// leave by it. Without this key, a port is public where a tunnel's outer address is on it and another port is there.
+    #[serde(default)]
+    pub public: Option<bool>,
 }
 
 fn default_mtu() -> u16 {

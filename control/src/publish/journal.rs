@@ -67,7 +67,8 @@ impl Journal {
         let failed = |error| JournalError::Io { path: path.clone(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
+        let mut file =
+            options.read(true).append(true).create(true).mode(0o600).open(&path).map_err(failed)?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(failed)?;
         let mut records = HashMap::new();
@@ -79,7 +80,9 @@ impl Journal {
         }
         let mut journal = Journal { path, file, records, lines: TORN };
         journal.rewrite()?;
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| journal.failed(error))?;
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| journal.failed(error))?;
         Ok(journal)
     }
 
@@ -93,7 +96,8 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Io`]; nothing may be used then.
     pub fn put(&mut self, records: &[(ChainId, Record)]) -> Result<(), JournalError> {
-        let changed: Vec<_> = records.iter().filter(|(chain, record)| self.get(*chain) != Some(*record)).collect();
+        let changed: Vec<_> =
+            records.iter().filter(|(chain, record)| self.get(*chain) != Some(*record)).collect();
         if changed.is_empty() {
             return Ok(());
         }
@@ -164,7 +168,10 @@ mod tests {
             journal.put(&[(2, record(0, granted))]).expect("written");
         }
         let journal = Journal::open(&below).expect("opened again");
-        assert_eq!((journal.get(1), journal.get(2), journal.get(3)), (Some(record(2, 50)), Some(record(0, 29)), None));
+        assert_eq!(
+            (journal.get(1), journal.get(2), journal.get(3)),
+            (Some(record(2, 50)), Some(record(0, 29)), None)
+        );
         let text = std::fs::read_to_string(below.join(NAME)).expect("readable");
         assert_eq!(text.lines().count(), 2);
     }

@@ -1,10 +1,13 @@
 //! From configuration and kernel to the tables of the data plane.
 //!
-//! [`plan`] says what should be there, [`tunnels`] and [`routes`] make it so, [`lab`] derives keys where there is no
-//! IKEv2, [`journal`] keeps what must survive a reboot.
+//! [`plan`] says what should be there, [`tunnels`] and [`routes`] make it so, `adopt` finds it after a restart, [`rekey`]
+//! steps keys, [`lab`] derives them where there is no IKEv2, [`journal`] keeps what must survive a reboot.
 
+mod adopt;
 pub mod journal;
 pub mod lab;
+pub mod live;
 pub mod plan;
+pub mod rekey;
 pub mod routes;
 pub mod tunnels;

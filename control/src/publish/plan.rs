@@ -112,7 +112,8 @@ impl Form {
 /// [`PlanError`].
 pub fn plans(config: &Config) -> Result<BTreeMap<String, Plan>, PlanError> {
     let mut secrets = HashMap::new();
-    let plan = |(name, tunnel): (&String, &Tunnel)| Ok((name.clone(), plan(config, name, tunnel, &mut secrets)?));
+    let plan =
+        |(name, tunnel): (&String, &Tunnel)| Ok((name.clone(), plan(config, name, tunnel, &mut secrets)?));
     config.tunnels.iter().map(plan).collect()
 }
 
@@ -261,7 +262,8 @@ tunnels:
     fn the_largest_inner_packet_just_fits() {
         for udp in [false, true] {
             for outer in 576..=9216_u16 {
-                let esp = |inner: u16| 20 + if udp { 8 } else { 0 } + 16 + (inner + 2).next_multiple_of(4) + 16;
+                let esp =
+                    |inner: u16| 20 + if udp { 8 } else { 0 } + 16 + (inner + 2).next_multiple_of(4) + 16;
                 let inner = inner_mtu(outer, udp);
                 assert!(esp(inner) <= outer && esp(inner + 1) > outer, "{outer} {inner}");
             }

@@ -10,7 +10,8 @@ use penstock_tables::adjacency::Unresolved;
 use penstock_tables::tables::TableFull;
 use penstock_tables::{Adjacency, Hop, Prefix, TablesWriter};
 
-use super::tunnels::{Live, Tunnels};
+use super::live::Live;
+use super::tunnels::Tunnels;
 
 /// Where a route of the kernel leads, as far as the data plane can follow it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +66,13 @@ const SPECIAL: [(Ipv4Addr, u8, Hop); 4] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8, Hop::Discard),
 ];
 
+/// A port and an address on its link.
+type Neighbour = (u8, Ipv4Addr);
+
 /// Next hops in the tables.
 #[derive(Debug, Default)]
 pub struct Routes {
-    hops: HashMap<(u8, Ipv4Addr), (u32, Option<[u8; 6]>)>,
+    hops: HashMap<Neighbour, (u32, Option<[u8; 6]>)>,
     /// Next hops that an earlier control left: freed when nothing leads to them any more.
     inherited: Vec<u32>,
 }
@@ -155,7 +159,9 @@ impl Routes {
             let hop = match target {
                 Target::Local => Hop::Local,
                 Target::Link(port) => Hop::Glean(u32::from(*port)),
-                Target::Interface(name) => interfaces.get(name.as_str()).map_or(Hop::Discard, |slot| Hop::Tunnel(*slot)),
+                Target::Interface(name) => {
+                    interfaces.get(name.as_str()).map_or(Hop::Discard, |slot| Hop::Tunnel(*slot))
+                }
                 Target::Discard => Hop::Discard,
                 Target::Kernel | Target::Gateway(..) if policies.covers(*net) => continue,
                 Target::Kernel => Hop::Local,
@@ -197,15 +203,27 @@ struct Policies<'a>(HashMap<Ipv4Net, &'a Live>);
 
 impl<'a> Policies<'a> {
     fn new(tunnels: &'a Tunnels) -> Policies<'a> {
-        Policies(tunnels.iter().flat_map(|(_, live)| live.plan.routes.iter().map(move |net| (*net, live))).collect())
+        Policies(
+            tunnels
+                .iter()
+                .flat_map(|(_, live)| live.plan.routes.iter().map(move |net| (*net, live)))
+                .collect(),
+        )
     }
 
     /// Whether packets to `net` belong to a tunnel, so that a route through a neighbour would send them in the clear. What
     /// is also on this side of that tunnel does not.
     fn covers(&self, net: Ipv4Net) -> bool {
         let around = (0..=net.prefix_len()).rev().filter_map(|len| Ipv4Net::new(net.network(), len).ok());
-        let Some(live) = around.into_iter().find_map(|outer| self.0.get(&outer.trunc())) else { return false };
+        let Some(live) = around.into_iter().find_map(|outer| self.0.get(&outer.trunc())) else {
+            return false;
+        };
         let (address, mask) = (net.network().to_bits(), net.netmask().to_bits());
-        !live.plan.spec.local.iter().any(|own| own.mask != 0 && own.mask & mask == own.mask && own.covers(address))
+        !live
+            .plan
+            .spec
+            .local
+            .iter()
+            .any(|own| own.mask != 0 && own.mask & mask == own.mask && own.covers(address))
     }
 }

@@ -82,7 +82,7 @@ pub const TABLE: &[(&str, Change, &str)] = &[
     (
         "unknown key of a port",
         Replace("mtu: 1500", "mut: 1500"),
-        "a.yaml:7:54: ports.lan: unknown key `mut`, expected one of `device`, `addresses`, `mtu`, `vlan`, `queues`, `promiscuous`",
+        "a.yaml:7:54: ports.lan: unknown key `mut`, expected one of `device`, `addresses`, `mtu`, `vlan`, `queues`, `promiscuous`, `public`",
     ),
     (
         "unknown key of a tunnel",
@@ -572,5 +572,20 @@ pub const TABLE: &[(&str, Change, &str)] = &[
         "metrics without port",
         Replace("listen: 127.0.0.1:9464", "listen: 127.0.0.1"),
         "a.yaml:26:19: metrics.listen: `127.0.0.1`, expected off or an address and port such as 127.0.0.1:9464",
+    ),
+    (
+        "too many ports",
+        File(
+            "ports:\n  p0: {device: net_null0}\n  p1: {device: net_null1}\n  p2: {device: net_null2}\n  p3: {device: net_null3}\n  p4: {device: net_null4}\n  p5: {device: net_null5}\n  p6: {device: net_null6}\n  p7: {device: net_null7}\n  p8: {device: net_null8}\n  p9: {device: net_null9}\n  p10: {device: net_null10}\n  p11: {device: net_null11}\n  p12: {device: net_null12}\n  p13: {device: net_null13}\n  p14: {device: net_null14}\n  p15: {device: net_null15}\n  p16: {device: net_null16}\n",
+        ),
+        "a.yaml:1:1: ports: has 17 ports, expected at most 16",
+    ),
+    (
+        "too many prefixes",
+        Replace(
+            "[10.2.0.0/16]",
+            "[10.2.0.0/24, 10.2.1.0/24, 10.2.2.0/24, 10.2.3.0/24, 10.2.4.0/24, 10.2.5.0/24, 10.2.6.0/24, 10.2.7.0/24, 10.2.8.0/24, 10.2.9.0/24, 10.2.10.0/24, 10.2.11.0/24, 10.2.12.0/24, 10.2.13.0/24, 10.2.14.0/24, 10.2.15.0/24, 10.2.16.0/24]",
+        ),
+        "a.yaml:15:5: tunnels.frankfurt.remote_prefixes: has 17 prefixes, expected at most 16: use wider ones",
     ),
 ];

@@ -1,0 +1,312 @@
+//! One tunnel that is in `tables` and its SAs: what control knows of them besides what stands there. RFC 4301 section 4.4
+//! says what an SA holds, RFC 4303 section 3.3.3 when its numbers end.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use penstock_tables::tables::TableFull;
+use penstock_tables::{InboundSpec, KeyBlock, OutboundSpec, StateView, TablesWriter};
+
+use super::journal::Journal;
+use super::lab::{ChainId, Material, fixed_id};
+use super::plan::{Keys, Plan};
+
+/// Sequence numbers are granted (and recorded on disk) in runs of 2 to this power.
+const GRANT_LOG2_ESN: u8 = 30;
+/// The same without extended sequence numbers, of which there are 2^32 - 1.
+const GRANT_LOG2_SHORT: u8 = 26;
+/// Packets and inner octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Inner octets.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    pub(super) fn of((packets, bytes, _): (u64, u64, u64)) -> Traffic {
+        Traffic { packets, bytes }
+    }
+
+    pub(super) fn since(self, earlier: Traffic) -> Traffic {
+        Traffic {
+            packets: self.packets.saturating_sub(earlier.packets),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+        }
+    }
+
+    pub(super) fn add(&mut self, other: Traffic) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}
+
+/// The SA that seals.
+#[derive(Clone, Debug)]
+pub struct Outbound {
+    /// Its slot.
+    pub slot: u32,
+    /// Its SPI.
+    pub spi: u32,
+    /// Generation of its key; 0 for a fixed one.
+    pub generation: u32,
+    /// Last sequence number that is granted.
+    pub granted: u64,
+    /// Where its numbers begin on the slot's word.
+    pub offset: u64,
+    pub(super) first: u64,
+    pub(super) before: Traffic,
+}
+
+impl Outbound {
+    /// The last sequence number that was reserved.
+    pub fn sequence(&self, state: &StateView) -> u64 {
+        state.outbound(self.slot).last_reserved(self.offset)
+    }
+
+    /// What it sealed since this control knows it.
+    pub fn traffic(&self, state: &StateView) -> Traffic {
+        Traffic::of(state.outbound(self.slot).totals()).since(self.before)
+    }
+}
+
+/// An SA that opens.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// Its slot.
+    pub slot: u32,
+    /// Its SPI.
+    pub spi: u32,
+    /// Where its numbers begin on the slot's replay ring.
+    pub base: u64,
+    pub(super) before: Traffic,
+}
+
+impl Inbound {
+    /// The highest sequence number that was opened, 0 before the first.
+    pub fn sequence(&self, state: &StateView) -> u64 {
+        state.inbound(self.slot).top().saturating_sub(self.base)
+    }
+
+    /// What it opened since this control knows it.
+    pub fn traffic(&self, state: &StateView) -> Traffic {
+        Traffic::of(state.inbound(self.slot).totals()).since(self.before)
+    }
+}
+
+/// A tunnel that is in the tables.
+#[derive(Debug)]
+pub struct Live {
+    /// Its slot.
+    pub slot: u32,
+    /// What it should be.
+    pub plan: Plan,
+    /// The SA that seals now.
+    pub outbound: Option<Outbound>,
+    /// The SAs that open, by generation; 0 for a fixed key.
+    pub inbound: BTreeMap<u32, Inbound>,
+    /// Generation of the keys; 0 for fixed ones.
+    pub generation: u32,
+    /// The highest generation that the peer is known to have reached.
+    pub peer_generation: u32,
+    /// Why it has no SA.
+    pub problem: Option<String>,
+    pub(super) stepped: Instant,
+    pub(super) sent: Traffic,
+    pub(super) received: Traffic,
+}
+
+impl Live {
+    pub(super) fn new(slot: u32, plan: Plan, journal: &Journal) -> Live {
+        let (generation, peer_generation) = match &plan.keys {
+            Keys::Fixed { .. } => (0, 0),
+            Keys::Derived { chain, first } => match journal.get(chain.id()) {
+                Some(record) => (record.generation, record.generation.saturating_sub(1)),
+                None => (*first, *first),
+            },
+        };
+        Live {
+            slot,
+            plan,
+            outbound: None,
+            inbound: BTreeMap::new(),
+            generation,
+            peer_generation,
+            problem: None,
+            stepped: Instant::now(),
+            sent: Traffic::default(),
+            received: Traffic::default(),
+        }
+    }
+
+    /// What was sent and received since this control knows the tunnel, over all its SAs.
+    pub fn traffic(&self, state: &StateView) -> (Traffic, Traffic) {
+        let (mut sent, mut received) = (self.sent, self.received);
+        self.outbound.iter().for_each(|sa| sent.add(sa.traffic(state)));
+        self.inbound.values().for_each(|sa| received.add(sa.traffic(state)));
+        (sent, received)
+    }
+
+    /// Names its outbound key in the journal.
+    pub(super) fn chain(&self) -> ChainId {
+        match &self.plan.keys {
+            Keys::Derived { chain, .. } => chain.id(),
+            Keys::Fixed { outbound, .. } => fixed_id(outbound),
+        }
+    }
+
+    pub(super) fn outbound_material(&self) -> Material {
+        match &self.plan.keys {
+            Keys::Derived { chain, .. } => chain.outbound(self.generation),
+            Keys::Fixed { outbound, .. } => outbound.clone(),
+        }
+    }
+
+    /// Generations that it should open.
+    pub(super) fn open_generations(&self) -> std::ops::RangeInclusive<u32> {
+        match &self.plan.keys {
+            Keys::Derived { .. } => {
+                self.generation.saturating_sub(1).max(1)..=self.generation.saturating_add(1)
+            }
+            Keys::Fixed { .. } => 0..=0,
+        }
+    }
+
+    pub(super) fn inbound_material(&self, generation: u32) -> Material {
+        match &self.plan.keys {
+            Keys::Derived { chain, .. } => chain.inbound(generation),
+            Keys::Fixed { inbound, .. } => inbound.clone(),
+        }
+    }
+
+    pub(super) fn grant_log2(&self) -> u8 {
+        if self.plan.form.esn { GRANT_LOG2_ESN } else { GRANT_LOG2_SHORT }
+    }
+
+    /// The grant that follows `used`.
+    pub(super) fn grant_after(&self, used: u64) -> u64 {
+        let most = if self.plan.form.esn { u64::MAX - 1 } else { u64::from(u32::MAX) };
+        used.saturating_add(1 << self.grant_log2()).min(most)
+    }
+
+    /// Whether keys or form are others than `plan`'s, so that its SAs cannot stay.
+    pub(super) fn other_sas(&self, plan: &Plan) -> bool {
+        let materials = |keys: &Keys| match keys {
+            Keys::Derived { chain, .. } => (chain.outbound(1), chain.inbound(1)),
+            Keys::Fixed { outbound, inbound } => (outbound.clone(), inbound.clone()),
+        };
+        let ((out, inn), (new_out, new_inn)) = (materials(&self.plan.keys), materials(&plan.keys));
+        let same = |one: &Material, other: &Material| {
+            one.spi == other.spi && one.salt == other.salt && one.key == other.key
+        };
+        self.plan.form != plan.form || !same(&out, &new_out) || !same(&inn, &new_inn)
+    }
+}
+
+/// An SA that a tunnel should have and has not.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Missing {
+    Outbound,
+    Inbound(u32),
+}
+
+/// What is missing, inbound first: what the peer sends is opened before it can learn that this gateway is there.
+pub(super) fn missing(live: &Live) -> Vec<Missing> {
+    let inbound = live.open_generations().filter(|one| !live.inbound.contains_key(one)).map(Missing::Inbound);
+    inbound.chain(live.outbound.is_none().then_some(Missing::Outbound)).collect()
+}
+
+pub(super) fn add_inbound(
+    live: &mut Live,
+    tables: &mut TablesWriter,
+    state: &StateView,
+    generation: u32,
+    spi: u32,
+    key: KeyBlock,
+) -> Result<(), TableFull> {
+    let slot = tables.reserve_spi(spi)?;
+    let (base, before) = (state.inbound(slot).top(), Traffic::of(state.inbound(slot).totals()));
+    let form = &live.plan.form;
+    let spec = InboundSpec { tunnel: live.slot, key, esn: form.esn, window: form.window };
+    tables.install_inbound_at(slot, spi, spec, state);
+    live.inbound.insert(generation, Inbound { slot, spi, base, before });
+    Ok(())
+}
+
+/// Installs the SA of the present generation and switches to it. Numbers up to `used` are gone.
+pub(super) fn add_outbound(
+    live: &mut Live,
+    tables: &mut TablesWriter,
+    state: &StateView,
+    spi: u32,
+    key: KeyBlock,
+    used: u64,
+    granted: u64,
+) -> Result<(), TableFull> {
+    let form = &live.plan.form;
+    let spec = OutboundSpec {
+        spi,
+        tunnel: live.slot,
+        key,
+        esn: form.esn,
+        udp: form.udp,
+        dont_fragment: form.dont_fragment,
+        template: form.template,
+        last_used: used,
+        hard_limit: granted,
+        soft_log2: live.grant_log2() - 1,
+    };
+    let slot = tables.install_outbound(spec, state)?;
+    let before = Traffic::of(state.outbound(slot).totals());
+    let offset = state.outbound(slot).offset_after(used);
+    tables.switch_outbound(live.slot, Some(slot));
+    live.outbound =
+        Some(Outbound { slot, spi, generation: live.generation, granted, offset, first: used, before });
+    Ok(())
+}
+
+/// Makes the SAs those of the generation that `live` says.
+pub(super) fn switch_generation(
+    live: &mut Live,
+    tables: &mut TablesWriter,
+    state: &StateView,
+    granted: u64,
+) -> Result<(), TableFull> {
+    let wanted = live.open_generations();
+    let over: Vec<u32> = live.inbound.keys().copied().filter(|one| !wanted.contains(one)).collect();
+    over.iter().for_each(|one| retire_inbound(live, tables, state, *one));
+    for one in wanted.filter(|one| !live.inbound.contains_key(one)).collect::<Vec<_>>() {
+        let material = live.inbound_material(one);
+        let Ok(key) = live.plan.form.expand(&material) else { continue };
+        add_inbound(live, tables, state, one, material.spi, key)?;
+    }
+    let material = live.outbound_material();
+    let Ok(key) = live.plan.form.expand(&material) else { return Ok(()) };
+    let old = live.outbound.clone();
+    add_outbound(live, tables, state, material.spi, key, 0, granted)?;
+    if let Some(old) = old {
+        live.sent.add(old.traffic(state));
+        tables.retire_outbound(old.slot);
+    }
+    Ok(())
+}
+
+fn retire_inbound(live: &mut Live, tables: &mut TablesWriter, state: &StateView, generation: u32) {
+    if let Some(old) = live.inbound.remove(&generation) {
+        live.received.add(old.traffic(state));
+        tables.retire_inbound(old.slot);
+    }
+}
+
+/// Takes all SAs of a tunnel out; its packets are dropped from now on.
+pub(super) fn take_out(live: &mut Live, tables: &mut TablesWriter, state: &StateView) {
+    tables.switch_outbound(live.slot, None);
+    if let Some(old) = live.outbound.take() {
+        live.sent.add(old.traffic(state));
+        tables.retire_outbound(old.slot);
+    }
+    for generation in live.inbound.keys().copied().collect::<Vec<_>>() {
+        retire_inbound(live, tables, state, generation);
+    }
+}

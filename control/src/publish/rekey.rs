@@ -1,0 +1,206 @@
+//! Steps the generation of lab keys and watches the numbers of outbound SAs: an operator's wish, a peer's step or a grant
+//! that runs out enters, new SAs or a higher limit leave (RFC 4303 section 3.3.3).
+//!
+//! **Rekeying lab keys.** A gateway whose generation is g seals with g and opens g-1, g and g+1. To step is to retire
+//! inbound g-1, install inbound g+2, install outbound g+1 and switch to it, in this order: the other gateway opens g+1
+//! already. A gateway that opens a packet of g+1 steps as well. So either side may begin, and both may begin at once.
+//! Stepping again before the other side has followed would leave it behind; that is refused ([`StepError::Behind`]).
+
+use std::time::{Duration, Instant};
+
+use penstock_tables::tables::TableFull;
+use penstock_tables::{StateView, TablesWriter};
+
+use super::journal::{JournalError, Record};
+use super::live::{Live, switch_generation};
+use super::plan::Keys;
+use super::tunnels::Tunnels;
+
+/// A gateway that has sent on its generation for so long is taken to be followed.
+const FOLLOWED: Duration = Duration::from_millis(500);
+/// Tunnels that one round of [`Tunnels::watch`] looks at, so that 100,000 of them do not hold the process up.
+const WATCHED: usize = 8192;
+
+/// Why a tunnel's keys were not stepped.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// There is no such tunnel.
+    #[error("there is no tunnel {0}: `penstock show tunnels` lists them")]
+    Unknown(String),
+    /// Its keys are written down.
+    #[error("tunnel {0} has fixed keys, which cannot be rekeyed: give it a secret_file instead")]
+    Fixed(String),
+    /// The peer may not have followed the last step.
+    #[error(
+        "tunnel {name}: the peer has been seen on generation {seen} only, and this gateway is on {own}: another step \
+         could leave it behind; send traffic, step the peer, or insist with --force"
+    )]
+    Behind {
+        /// The tunnel.
+        name: String,
+        /// Highest generation that the peer used.
+        seen: u32,
+        /// This gateway's generation.
+        own: u32,
+    },
+    /// A generation is never used again.
+    #[error("tunnel {name} is on generation {own}: it cannot go back to {asked}")]
+    Back {
+        /// The tunnel.
+        name: String,
+        /// This gateway's generation.
+        own: u32,
+        /// The one that was asked for.
+        asked: u32,
+    },
+    /// The journal could not be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The new SAs could not be installed; the old ones stay in use.
+    #[error("tunnel {name}: {error}")]
+    Table {
+        /// The tunnel.
+        name: String,
+        /// What is full.
+        error: TableFull,
+    },
+}
+
+impl Tunnels {
+    /// Steps the keys of tunnel `name` to generation `to`, or to the next. Stepping to where it is does nothing.
+    ///
+    /// # Errors
+    /// [`StepError`]; the SA in use stays in use then.
+    pub fn step(
+        &mut self,
+        tables: &mut TablesWriter,
+        state: &StateView,
+        name: &str,
+        to: Option<u32>,
+        force: bool,
+    ) -> Result<u32, StepError> {
+        let live = self.live.get(name).ok_or_else(|| StepError::Unknown(name.into()))?;
+        if matches!(live.plan.keys, Keys::Fixed { .. }) {
+            return Err(StepError::Fixed(name.into()));
+        }
+        let own = live.generation;
+        let target = to.unwrap_or(own.saturating_add(1));
+        if target < own {
+            return Err(StepError::Back { name: name.into(), own, asked: target });
+        }
+        if target == own {
+            return Ok(own);
+        }
+        let sent = live.outbound.as_ref().is_some_and(|sa| sa.sequence(state) > sa.first);
+        let followed = live.peer_generation >= own || (sent && live.stepped.elapsed() >= FOLLOWED);
+        if to.is_none() && !followed && !force {
+            return Err(StepError::Behind { name: name.into(), seen: live.peer_generation, own });
+        }
+        self.set_generation(tables, state, name, target)?;
+        Ok(target)
+    }
+
+    fn set_generation(
+        &mut self,
+        tables: &mut TablesWriter,
+        state: &StateView,
+        name: &str,
+        generation: u32,
+    ) -> Result<(), StepError> {
+        let Some(live) = self.live.get_mut(name) else { return Err(StepError::Unknown(name.into())) };
+        let before = Record {
+            generation: std::mem::replace(&mut live.generation, generation),
+            granted: live.outbound.as_ref().map_or(0, |outbound| outbound.granted),
+        };
+        let granted = live.grant_after(0);
+        self.journal
+            .put(&[(live.chain(), Record { generation, granted })])
+            .inspect_err(|_| live.generation = before.generation)?;
+        let switched = switch_generation(live, tables, state, granted);
+        if let Err(error) = switched {
+            live.generation = before.generation;
+            self.journal.put(&[(live.chain(), before)])?;
+            return Err(StepError::Table { name: name.into(), error });
+        }
+        live.stepped = Instant::now();
+        Ok(())
+    }
+
+    /// Follows peers that have stepped, extends grants that run out, steps what nears its last number. Looks at a part of
+    /// the tunnels, the next one at the next call. Returns what went wrong.
+    pub fn watch(&mut self, tables: &mut TablesWriter, state: &StateView) -> Vec<String> {
+        let mut problems = Vec::new();
+        let after = (std::ops::Bound::Excluded(self.cursor.clone()), std::ops::Bound::Unbounded);
+        let part: Vec<&String> = self.live.range(after).map(|(name, _)| name).take(WATCHED).collect();
+        let full = part.len() == WATCHED;
+        let due: Vec<(String, Due)> =
+            part.iter().filter_map(|name| Some(((*name).clone(), due(&self.live[*name], state)?))).collect();
+        self.cursor = part.last().filter(|_| full).map(|name| (*name).clone()).unwrap_or_default();
+        let mut grants = Vec::new();
+        for (name, due) in due {
+            let result = match due {
+                Due::PeerAt(seen) => {
+                    let Some(live) = self.live.get_mut(&name) else { continue };
+                    live.peer_generation = seen;
+                    if seen > live.generation {
+                        self.set_generation(tables, state, &name, seen)
+                    } else {
+                        Ok(())
+                    }
+                }
+                Due::Step => self.step(tables, state, &name, None, false).map(|_| ()),
+                Due::Grant(granted) => {
+                    grants.push((name, granted));
+                    Ok(())
+                }
+            };
+            result.err().into_iter().for_each(|error| problems.push(error.to_string()));
+        }
+        if let Err(error) = self.raise(tables, &grants) {
+            problems.push(error.to_string());
+        }
+        problems
+    }
+
+    /// Records grants, all with one write, and only then tells the data plane.
+    fn raise(&mut self, tables: &mut TablesWriter, grants: &[(String, u64)]) -> Result<(), JournalError> {
+        let record = |(name, granted): &(String, u64)| {
+            let live = &self.live[name];
+            (live.chain(), Record { generation: live.generation, granted: *granted })
+        };
+        self.journal.put(&grants.iter().map(record).collect::<Vec<_>>())?;
+        for (name, granted) in grants {
+            if let Some(outbound) = self.live.get_mut(name).and_then(|live| live.outbound.as_mut()) {
+                tables.raise_hard_limit(outbound.slot, *granted);
+                outbound.granted = *granted;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a tunnel needs now.
+enum Due {
+    PeerAt(u32),
+    Step,
+    Grant(u64),
+}
+
+fn due(live: &Live, state: &StateView) -> Option<Due> {
+    let newer = live.inbound.range(live.peer_generation.saturating_add(1)..).rev();
+    if let Some((seen, _)) = newer.into_iter().find(|(_, sa)| sa.sequence(state) > 0) {
+        return Some(Due::PeerAt(*seen));
+    }
+    let outbound = live.outbound.as_ref()?;
+    let used = outbound.sequence(state);
+    let half = 1 << (live.grant_log2() - 1);
+    if used.saturating_add(half) < outbound.granted {
+        return None;
+    }
+    let next = live.grant_after(outbound.granted);
+    let ends = next < outbound.granted.saturating_add(half);
+    if ends && matches!(live.plan.keys, Keys::Derived { .. }) {
+        return Some(Due::Step);
+    }
+    (next > outbound.granted).then_some(Due::Grant(next))
+}
