@@ -2,6 +2,9 @@
 
 pub mod crypto;
 pub mod dpdk;
+pub mod options;
 pub mod path;
 pub mod port;
+pub mod twin;
 pub mod wire;
+pub mod worker;

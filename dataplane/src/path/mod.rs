@@ -168,9 +168,14 @@ impl<P: Port> Worker<P> {
         encap::seal(&mut sealing, ports, cx);
         ports.iter_mut().for_each(|port| tx::flush(port, cx));
         if received > 0 {
-            self.state.worker(self.index).publish(&self.tally);
+            self.publish();
         }
         received
+    }
+
+    /// Tells control the counters as they stand: between two bursts, so that a reader sees none by half.
+    pub fn publish(&self) {
+        self.state.worker(self.index).publish(&self.tally);
     }
 
     fn facts(&self, facts: &mut [PortFacts]) -> usize {

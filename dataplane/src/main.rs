@@ -1,0 +1,278 @@
+//! `penstock-dataplane`: opens region, DPDK, ports and twins, starts the workers, and reports on the ports until it is told
+//! to stop. Everything is allocated here, before the first packet.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use penstock_dataplane::crypto;
+use penstock_dataplane::dpdk::clock::{tsc, tsc_hz};
+use penstock_dataplane::dpdk::{
+    Device, DeviceConfig, Eal, EalConfig, Error as DpdkError, LogLevel, Mbuf, Memory, Pool, PoolConfig,
+};
+use penstock_dataplane::options::{HugePages, Options, PortOption};
+use penstock_dataplane::path::answer::RateLimit;
+use penstock_dataplane::path::punt::Twins;
+use penstock_dataplane::path::{Worker, WorkerPort};
+use penstock_dataplane::port::Burst;
+use penstock_dataplane::port::dpdk::DpdkPort;
+use penstock_dataplane::twin::TwinThread;
+use penstock_dataplane::worker::{self, Idle};
+use penstock_tables::segment::RegionError;
+use penstock_tables::state::PortReport;
+use penstock_tables::worker::Tally;
+use penstock_tables::{StateOwner, TablesView};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// How long control may take to write the tables.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often ports are reported on.
+const REPORT: Duration = Duration::from_millis(100);
+/// Frames that wait between workers and twins, each way.
+const TWIN_RING: usize = 2048;
+/// ICMP errors a second and worker.
+const ANSWERS_PER_SECOND: u32 = 1000;
+/// Octets of a packet buffer, headroom and mbuf included.
+const BUFFER: u32 = 2432;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match options.check().map_err(Failure::from).and_then(|()| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock-dataplane: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    no_core_dump();
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let engine = crypto::select(options.engine.as_deref())?;
+    let Some(tables) = wait_for_tables(options, &stop)? else { return Ok(()) };
+    let state = Arc::new(StateOwner::open(&options.region, tables.capacity(), options.cores.len())?);
+    let eal = start_dpdk(options)?;
+    let hz = tsc_hz(&eal);
+    state.set_tsc_hz(hz);
+    let frames = (options.memory * 7 / 8 * 1024 / (BUFFER / 1024 + 1)).clamp(4096, 1 << 20);
+    let pool = Pool::new(&eal, "packets", &PoolConfig { frames, ..PoolConfig::default() })?;
+    let mut ports = open_ports(options, &eal, &pool)?;
+    let twins: Twins<Mbuf> = Twins::new(TWIN_RING);
+    let parts = Parts { tables: Arc::new(tables), state: state.clone(), twins, engine, hz };
+    let twin_thread = start_twins(options, &pool, &parts, &stop)?;
+    let workers = start_workers(options, &eal, &mut ports, &pool, &parts, &stop)?;
+    eprintln!(
+        "penstock-dataplane: {} ports, {} workers on CPUs {:?}, engine {}, {}",
+        ports.len(),
+        workers.len(),
+        options.cores,
+        engine.name(),
+        eal.version(),
+    );
+    let died = report_until(&stop, &ports, &pool, &state, &workers);
+    stop.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.join().map_err(|_| "a worker died of a defect; please report it")??;
+    }
+    twin_thread.join().map_err(|_| "the twins' thread died of a defect; please report it")?;
+    if died { Err("a worker ended before it was told to".into()) } else { Ok(()) }
+}
+
+/// Key material in registers and on stacks stays out of core files too.
+fn no_core_dump() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        eprintln!("penstock-dataplane: core dumps cannot be switched off: {error}");
+    }
+}
+
+/// Control may start later than we do.
+fn wait_for_tables(options: &Options, stop: &AtomicBool) -> Result<Option<TablesView>, Failure> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match TablesView::open(&options.region) {
+            Ok(tables) => return Ok(Some(tables)),
+            Err(RegionError::Missing { .. } | RegionError::Foreign { .. }) if Instant::now() < until => {}
+            Err(error) => return Err(error.into()),
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn start_dpdk(options: &Options) -> Result<Eal, Failure> {
+    let config = |memory| EalConfig {
+        main_core: options.control_core,
+        memory,
+        file_prefix: options.file_prefix.clone(),
+        devices: options.ports.iter().map(|port| port.device.clone()).collect(),
+        log_level: LogLevel::Error,
+        telemetry: false,
+    };
+    let huge = Memory::HugePages { reserve_mib: options.memory };
+    let ordinary = Memory::Ordinary { mib: options.memory };
+    let eal = match options.hugepages {
+        HugePages::On => Eal::init(&config(huge)),
+        HugePages::Off => Eal::init(&config(ordinary)),
+        HugePages::Auto => match Eal::init(&config(huge)) {
+            Err(DpdkError::NoHugePages | DpdkError::TooFewHugePages { .. }) => Eal::init(&config(ordinary)),
+            result => result,
+        },
+    };
+    Ok(eal?)
+}
+
+/// A port and what is known of it from the start.
+struct OpenPort {
+    name: String,
+    device: Device,
+    mac: [u8; 6],
+    driver: String,
+    queues: Vec<DpdkPort>,
+    queue_count: u64,
+}
+
+fn open_ports(options: &Options, eal: &Eal, pool: &Pool) -> Result<Vec<OpenPort>, Failure> {
+    let open = |port: &PortOption| -> Result<OpenPort, DpdkError> {
+        let mut device = Device::open(eal, &port.device)?;
+        let queues = options.cores.len() as u16;
+        let config = DeviceConfig { queues, mtu: options.mtu_of(&port.name), ..DeviceConfig::default() };
+        device.configure(&config, pool)?;
+        let pairs = device.start()?;
+        if options.promiscuous.contains(&port.name) {
+            device.set_promiscuous(true)?;
+        }
+        let info = device.info()?;
+        let queues: Vec<DpdkPort> = pairs.into_iter().map(|pair| DpdkPort::new(pair, pool.clone())).collect();
+        let queue_count = queues.len() as u64;
+        Ok(OpenPort {
+            name: port.name.clone(),
+            device,
+            mac: info.mac,
+            driver: info.driver,
+            queues,
+            queue_count,
+        })
+    };
+    options
+        .ports
+        .iter()
+        .map(|port| open(port).map_err(|error| format!("port {}: {error}", port.name).into()))
+        .collect()
+}
+
+/// What every worker gets a share of.
+struct Parts {
+    tables: Arc<TablesView>,
+    state: Arc<StateOwner>,
+    twins: Twins<Mbuf>,
+    engine: &'static dyn crypto::Engine,
+    hz: u64,
+}
+
+fn start_twins(
+    options: &Options,
+    pool: &Pool,
+    parts: &Parts,
+    stop: &Arc<AtomicBool>,
+) -> std::io::Result<JoinHandle<()>> {
+    let names = options.ports.iter().map(|port| port.name.clone()).collect();
+    let (pool, stop) = (pool.clone(), stop.clone());
+    let mut twins =
+        TwinThread::new(names, parts.tables.clone(), parts.twins.clone(), move || pool.allocate());
+    std::thread::Builder::new().name("twins".into()).spawn(move || twins.run(&stop))
+}
+
+fn start_workers(
+    options: &Options,
+    eal: &Eal,
+    ports: &mut [OpenPort],
+    pool: &Pool,
+    parts: &Parts,
+    stop: &Arc<AtomicBool>,
+) -> Result<Vec<JoinHandle<Result<(), Failure>>>, Failure> {
+    let idle = Idle::from(options.idle);
+    let mut workers = Vec::new();
+    for (index, core) in options.cores.iter().copied().enumerate().rev() {
+        let queues = ports.iter_mut().map(|port| {
+            let queue = port.queues.pop().ok_or_else(|| format!("port {}: too few queues", port.name))?;
+            Ok(WorkerPort { queue, mac: port.mac, out: Burst::new() })
+        });
+        let mut worker = Worker {
+            index,
+            ports: queues.collect::<Result<Vec<_>, Failure>>()?,
+            twins: parts.twins.clone(),
+            tables: parts.tables.clone(),
+            state: parts.state.clone(),
+            engine: parts.engine,
+            tally: Tally::default(),
+            answers: RateLimit::new(ANSWERS_PER_SECOND, parts.hz),
+        };
+        let (eal, stop, hz, pool) = (eal.clone(), stop.clone(), parts.hz, pool.clone());
+        let body = move || -> Result<(), Failure> {
+            let _registered = eal.register_thread()?;
+            if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+                return Err(format!("worker {index} cannot be pinned to CPU {core}").into());
+            }
+            worker::spin(&mut worker, idle, &stop, hz, tsc);
+            drop((worker, pool));
+            Ok(())
+        };
+        workers.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
+    }
+    Ok(workers)
+}
+
+/// Tells control about the ports until it is time to stop. Says whether a worker ended on its own.
+fn report_until(
+    stop: &AtomicBool,
+    ports: &[OpenPort],
+    pool: &Pool,
+    state: &StateOwner,
+    workers: &[JoinHandle<Result<(), Failure>>],
+) -> bool {
+    while !stop.load(Ordering::Relaxed) {
+        for (index, port) in ports.iter().enumerate() {
+            state.port(index).set(&report(port, pool));
+        }
+        if workers.iter().any(JoinHandle::is_finished) {
+            return true;
+        }
+        std::thread::sleep(REPORT);
+    }
+    false
+}
+
+fn report(port: &OpenPort, pool: &Pool) -> PortReport {
+    let stats = port.device.stats().unwrap_or_default();
+    let link = port.device.link().ok();
+    PortReport {
+        mac: port.mac,
+        link_up: link.is_some_and(|link| link.up),
+        speed_mbit: link.and_then(|link| link.speed_mbps).unwrap_or(0),
+        queues: port.queue_count,
+        mtu: u64::from(port.device.mtu().unwrap_or(0)),
+        rx_packets: stats.rx_packets,
+        rx_bytes: stats.rx_bytes,
+        rx_missed: stats.rx_missed,
+        rx_errors: stats.rx_errors,
+        rx_no_buffer: stats.rx_no_mbuf,
+        tx_packets: stats.tx_packets,
+        tx_bytes: stats.tx_bytes,
+        tx_errors: stats.tx_errors,
+        pool_size: pool.capacity() as u64,
+        pool_in_use: pool.in_use() as u64,
+        driver: port.driver.clone(),
+    }
+}
