@@ -1,0 +1,690 @@
+//! What the kernel knows, as plain data: links, addresses, nexthop objects, IPv4 routes of the main table, neighbours.
+//!
+//! [`Event`]s enter, in the order of the kernel; [`Kernel::settle`] gives out what they changed. No I/O, no clock. The
+//! choice among routes is the kernel's: longest prefix by the reader, then lowest metric, then the first of the list,
+//! never over links that are down. RFC 1812 section 5.2.4 is the forwarding rule that this serves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Name.
+    pub name: String,
+    /// What made it, as `ip -d link` says: `tun` (TAP too), `veth`; `None` for a plain device.
+    pub kind: Option<String>,
+    /// MAC address; `None` for devices without Ethernet, as a TUN.
+    pub mac: Option<[u8; 6]>,
+    /// Largest IP packet, in octets.
+    pub mtu: u32,
+    /// Set up by the administrator.
+    pub up: bool,
+    /// Has a carrier: of a twin, that the data plane is attached to it.
+    pub carrier: bool,
+    /// The alias, where a device's owner leaves a mark.
+    pub alias: Option<String>,
+}
+
+/// An IPv4 address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// The gateway's own address, with the length of its network.
+    pub address: Ipv4Net,
+    /// The other end, of a point-to-point address.
+    pub peer: Option<Ipv4Addr>,
+}
+
+/// One way on: an interface, and who takes the packet there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hop {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// The next router; `None` where the destination itself is on the link.
+    pub gateway: Option<Ipv4Addr>,
+    /// Share of the traffic among the hops of one route, from 1.
+    pub weight: u32,
+}
+
+/// What becomes of a packet that a route matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// It goes on by one of these hops, of which there is at least one.
+    Via(Arc<[Hop]>),
+    /// It is for the gateway itself.
+    Local,
+    /// It is dropped in silence.
+    Blackhole,
+    /// It is dropped, the sender is told "host unreachable". Also what stands for hops that cannot be followed (a gateway with an IPv6
+    /// address, an encapsulation): better a drop than a wrong way.
+    Unreachable,
+    /// It is dropped, the sender is told "prohibited".
+    Prohibit,
+}
+
+impl Target {
+    /// The hops, none where the packet does not go on.
+    pub fn hops(&self) -> &[Hop] {
+        match self {
+            Target::Via(hops) => hops,
+            _ => &[],
+        }
+    }
+}
+
+/// The best route of a prefix, nexthop objects resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What becomes of the packet.
+    pub target: Target,
+    /// The metric; lower wins.
+    pub metric: u32,
+    /// Who made it (RTPROT_*): 2 kernel, 4 static, 11 zebra, 186 BGP.
+    pub protocol: u8,
+    /// The source address for the gateway's own packets.
+    pub source: Option<Ipv4Addr>,
+}
+
+/// How much the kernel trusts a neighbour entry (NUD_*; RFC 4861 section 7.3.2 names the states).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nud {
+    /// Made, nothing asked yet.
+    #[default]
+    None,
+    /// Asked, no answer yet.
+    Incomplete,
+    /// Confirmed lately.
+    Reachable,
+    /// Not confirmed for a while, not in use.
+    Stale,
+    /// In use again, will be probed soon.
+    Delay,
+    /// Being probed.
+    Probe,
+    /// No answer.
+    Failed,
+    /// Needs no resolution.
+    NoArp,
+    /// Written by hand.
+    Permanent,
+}
+
+impl Nud {
+    /// Whether the MAC address of such an entry may be used.
+    pub fn usable(self) -> bool {
+        !matches!(self, Nud::None | Nud::Incomplete | Nud::Failed)
+    }
+}
+
+/// A neighbour entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The MAC address, if the kernel has one; see [`Neighbour::usable`].
+    pub mac: Option<[u8; 6]>,
+    /// The entry's state.
+    pub state: Nud,
+}
+
+impl Neighbour {
+    /// The MAC address, if packets may be sent to it.
+    pub fn usable(&self) -> Option<[u8; 6]> {
+        self.mac.filter(|_| self.state.usable())
+    }
+}
+
+/// A nexthop object, that routes name by a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nexthop {
+    /// One hop.
+    Hop(Hop),
+    /// Drops.
+    Blackhole,
+    /// Other objects, each with its weight from 1.
+    Group(Vec<(u32, u32)>),
+    /// A hop that cannot be followed.
+    Unsupported,
+}
+
+/// Where a route says that packets go, before nexthop objects are resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Target(Target),
+    /// To this nexthop object.
+    Object(u32),
+    /// RTN_THROW and the like: the lookup goes on as if the prefix were not in this table.
+    Nowhere,
+}
+
+/// One route of the main table, of perhaps several for its prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) way: Way,
+    pub(crate) metric: u32,
+    pub(crate) tos: u8,
+    pub(crate) protocol: u8,
+    pub(crate) source: Option<Ipv4Addr>,
+}
+
+/// How a new route stands to those of the same prefix, type of service and metric (NLM_F_REPLACE, NLM_F_APPEND).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    Replace,
+    Append,
+    Prepend,
+}
+
+/// One message of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Link(u32, Link),
+    LinkGone(u32),
+    Address(Address),
+    AddressGone(Address),
+    Nexthop(u32, Nexthop),
+    NexthopGone(u32),
+    Route(Ipv4Net, Candidate, Placement),
+    RouteGone(Ipv4Net, Candidate),
+    Neighbour(u32, Ipv4Addr, Neighbour),
+    NeighbourGone(u32, Ipv4Addr),
+}
+
+/// What changed since the last batch: keys to look up in the [`Kernel`]; a key that is not there is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Interfaces.
+    pub links: BTreeSet<u32>,
+    /// Interfaces whose addresses changed.
+    pub addresses: BTreeSet<u32>,
+    /// Prefixes whose best route changed.
+    pub routes: BTreeSet<Ipv4Net>,
+    /// Neighbours that changed.
+    pub neighbours: BTreeSet<(u32, Ipv4Addr)>,
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.links.len() + self.addresses.len() + self.routes.len() + self.neighbours.len()
+    }
+
+    pub(crate) fn merge(&mut self, other: Changes) {
+        self.links.extend(other.links);
+        self.addresses.extend(other.addresses);
+        self.routes.extend(other.routes);
+        self.neighbours.extend(other.neighbours);
+    }
+}
+
+/// The mirror's content.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    links: BTreeMap<u32, Link>,
+    addresses: BTreeSet<Address>,
+    nexthops: BTreeMap<u32, Nexthop>,
+    candidates: BTreeMap<Ipv4Net, Vec<Candidate>>,
+    routes: BTreeMap<Ipv4Net, Route>,
+    neighbours: BTreeMap<(u32, Ipv4Addr), Neighbour>,
+    changes: Changes,
+    /// Prefixes whose best route must be chosen anew.
+    unsettled: BTreeSet<Ipv4Net>,
+    /// Nexthop objects whose routes must be chosen anew.
+    moved: BTreeSet<u32>,
+    /// Objects that a route named and that were not there.
+    missing: BTreeSet<u32>,
+    /// All routes must be chosen anew, since a link came or went.
+    all: bool,
+}
+
+impl Kernel {
+    /// The interfaces by index.
+    pub fn links(&self) -> &BTreeMap<u32, Link> {
+        &self.links
+    }
+
+    /// The index of an interface.
+    pub fn ifindex(&self, name: &str) -> Option<u32> {
+        self.links.iter().find(|(_, link)| link.name == name).map(|(&ifindex, _)| ifindex)
+    }
+
+    /// The gateway's own IPv4 addresses, by interface.
+    pub fn addresses(&self) -> &BTreeSet<Address> {
+        &self.addresses
+    }
+
+    /// The addresses of one interface.
+    pub fn addresses_of(&self, ifindex: u32) -> impl Iterator<Item = &Address> {
+        self.addresses.iter().filter(move |address| address.ifindex == ifindex)
+    }
+
+    /// The best route of each prefix that has one which can be used.
+    pub fn routes(&self) -> &BTreeMap<Ipv4Net, Route> {
+        &self.routes
+    }
+
+    /// The nexthop objects by their number.
+    pub fn nexthops(&self) -> &BTreeMap<u32, Nexthop> {
+        &self.nexthops
+    }
+
+    /// The IPv4 neighbours by interface and address.
+    pub fn neighbours(&self) -> &BTreeMap<(u32, Ipv4Addr), Neighbour> {
+        &self.neighbours
+    }
+
+    /// The longest prefix that holds `destination`, and its route. Slow (33 lookups): for control, never per packet.
+    pub fn lookup(&self, destination: Ipv4Addr) -> Option<(Ipv4Net, &Route)> {
+        (0..=32).rev().find_map(|length| {
+            let prefix = Ipv4Net::new(destination, length).ok()?.trunc();
+            self.routes.get(&prefix).map(|route| (prefix, route))
+        })
+    }
+
+    pub(crate) fn apply(&mut self, event: Event) {
+        match event {
+            Event::Link(ifindex, link) => self.link(ifindex, Some(link)),
+            Event::LinkGone(ifindex) => self.link_gone(ifindex),
+            Event::Address(address) => {
+                if self.addresses.insert(address) {
+                    self.changes.addresses.insert(address.ifindex);
+                }
+            }
+            Event::AddressGone(address) => {
+                if self.addresses.remove(&address) {
+                    self.changes.addresses.insert(address.ifindex);
+                }
+            }
+            Event::Nexthop(id, nexthop) => {
+                let old = self.nexthops.insert(id, nexthop);
+                if old.as_ref() != self.nexthops.get(&id) && (old.is_some() || self.missing.remove(&id)) {
+                    self.moved.insert(id);
+                }
+            }
+            Event::NexthopGone(id) => {
+                if self.nexthops.remove(&id).is_some() {
+                    self.moved.insert(id);
+                }
+            }
+            Event::Route(prefix, candidate, placement) => self.route(prefix, candidate, placement),
+            Event::RouteGone(prefix, candidate) => self.route_gone(prefix, &candidate),
+            Event::Neighbour(ifindex, address, neighbour) => {
+                if self.neighbours.insert((ifindex, address), neighbour) != Some(neighbour) {
+                    self.changes.neighbours.insert((ifindex, address));
+                }
+            }
+            Event::NeighbourGone(ifindex, address) => {
+                if self.neighbours.remove(&(ifindex, address)).is_some() {
+                    self.changes.neighbours.insert((ifindex, address));
+                }
+            }
+        }
+    }
+
+    fn link(&mut self, ifindex: u32, new: Option<Link>) {
+        let up = |link: &Option<Link>| link.as_ref().is_some_and(|link| link.up);
+        let old = match &new {
+            Some(link) => self.links.insert(ifindex, link.clone()),
+            None => self.links.remove(&ifindex),
+        };
+        self.all |= up(&old) != up(&new);
+        if old != new {
+            self.changes.links.insert(ifindex);
+        }
+    }
+
+    fn link_gone(&mut self, ifindex: u32) {
+        self.link(ifindex, None);
+        let addresses = self.addresses.len();
+        self.addresses.retain(|address| address.ifindex != ifindex);
+        if self.addresses.len() != addresses {
+            self.changes.addresses.insert(ifindex);
+        }
+        let range = (ifindex, Ipv4Addr::UNSPECIFIED)..=(ifindex, Ipv4Addr::BROADCAST);
+        let gone: Vec<_> = self.neighbours.range(range).map(|(&key, _)| key).collect();
+        for key in gone {
+            self.neighbours.remove(&key);
+            self.changes.neighbours.insert(key);
+        }
+    }
+
+    fn route(&mut self, prefix: Ipv4Net, new: Candidate, placement: Placement) {
+        let list = self.candidates.entry(prefix).or_default();
+        // Events may repeat what a dump has told already.
+        if !list.contains(&new) {
+            let key = |candidate: &Candidate| (candidate.tos, candidate.metric);
+            let first = list.partition_point(|candidate| key(candidate) < key(&new));
+            let after = list.partition_point(|candidate| key(candidate) <= key(&new));
+            match placement {
+                Placement::Replace if first < after => list[first] = new,
+                Placement::Append => list.insert(after, new),
+                _ => list.insert(first, new),
+            }
+            self.unsettled.insert(prefix);
+        }
+    }
+
+    fn route_gone(&mut self, prefix: Ipv4Net, gone: &Candidate) {
+        let Some(list) = self.candidates.get_mut(&prefix) else { return };
+        let same = list.iter().position(|candidate| candidate == gone);
+        let similar = |candidate: &Candidate| {
+            candidate.tos == gone.tos && candidate.metric == gone.metric && candidate.way == gone.way
+        };
+        let Some(found) = same.or_else(|| list.iter().position(similar)) else { return };
+        list.remove(found);
+        if list.is_empty() {
+            self.candidates.remove(&prefix);
+        }
+        self.unsettled.insert(prefix);
+    }
+
+    /// Chooses anew what the events touched. Returns what changed since the last call.
+    pub(crate) fn settle(&mut self) -> Changes {
+        let members = |nexthop: &Nexthop| match nexthop {
+            Nexthop::Group(members) => members.iter().any(|(member, _)| self.moved.contains(member)),
+            _ => false,
+        };
+        let groups = self.nexthops.iter().filter(|(_, nexthop)| members(nexthop)).map(|(&id, _)| id);
+        let moved: BTreeSet<u32> = groups.chain(self.moved.iter().copied()).collect();
+        let touched = |candidate: &Candidate| match candidate.way {
+            Way::Object(id) => self.all || moved.contains(&id),
+            _ => self.all,
+        };
+        if self.all || !moved.is_empty() {
+            let prefixes = self.candidates.iter().filter(|(_, list)| list.iter().any(touched));
+            self.unsettled.extend(prefixes.map(|(&prefix, _)| prefix));
+        }
+        (self.all, self.moved) = (false, BTreeSet::new());
+        // Routes of one object share its hops.
+        let mut resolved = BTreeMap::new();
+        for prefix in std::mem::take(&mut self.unsettled) {
+            let best = self.best(prefix, &mut resolved);
+            let changed = best.as_ref() != self.routes.get(&prefix);
+            if changed {
+                match best {
+                    Some(route) => self.routes.insert(prefix, route),
+                    None => self.routes.remove(&prefix),
+                };
+                self.changes.routes.insert(prefix);
+            }
+        }
+        std::mem::take(&mut self.changes)
+    }
+
+    fn best(&mut self, prefix: Ipv4Net, resolved: &mut BTreeMap<u32, Option<Target>>) -> Option<Route> {
+        // A type of service other than 0 is a choice that the data plane does not make.
+        let list: &[Candidate] = self.candidates.get(&prefix).map_or(&[], Vec::as_slice);
+        for candidate in list.iter().filter(|candidate| candidate.tos == 0) {
+            let target = match &candidate.way {
+                Way::Nowhere => return None,
+                Way::Target(Target::Via(hops)) => {
+                    via(hops.iter().filter(|hop| self.is_up(hop)).copied(), hops)
+                }
+                Way::Target(target) => Some(target.clone()),
+                Way::Object(id) => {
+                    if !self.nexthops.contains_key(id) {
+                        self.missing.insert(*id);
+                    }
+                    resolved.entry(*id).or_insert_with(|| self.resolve(*id)).clone()
+                }
+            };
+            if let Some(target) = target {
+                let Candidate { metric, protocol, source, .. } = *candidate;
+                return Some(Route { target, metric, protocol, source });
+            }
+        }
+        None
+    }
+
+    fn is_up(&self, hop: &Hop) -> bool {
+        self.links.get(&hop.ifindex).is_some_and(|link| link.up)
+    }
+
+    /// Where an object leads; `None` where it is not there or all its links are down.
+    fn resolve(&self, id: u32) -> Option<Target> {
+        let members = match self.nexthops.get(&id)? {
+            Nexthop::Group(members) => members.as_slice(),
+            _ => &[(id, 1)],
+        };
+        let mut refused = None;
+        let mut hops = Vec::with_capacity(members.len());
+        for &(member, weight) in members {
+            match self.nexthops.get(&member) {
+                Some(Nexthop::Hop(hop)) if self.is_up(hop) => hops.push(Hop { weight, ..*hop }),
+                Some(Nexthop::Blackhole) => refused = Some(Target::Blackhole),
+                // A group within a group is refused by the kernel.
+                Some(Nexthop::Unsupported | Nexthop::Group(_)) => refused = Some(Target::Unreachable),
+                Some(Nexthop::Hop(_)) | None => (),
+            }
+        }
+        if hops.is_empty() { refused } else { Some(Target::Via(hops.into())) }
+    }
+
+    /// The changes from `old` to `self`, which must be settled.
+    pub(crate) fn difference(&self, old: &Kernel) -> Changes {
+        let addresses = self.addresses.symmetric_difference(&old.addresses);
+        Changes {
+            links: differing(&self.links, &old.links),
+            addresses: addresses.map(|address| address.ifindex).collect(),
+            routes: differing(&self.routes, &old.routes),
+            neighbours: differing(&self.neighbours, &old.neighbours),
+        }
+    }
+}
+
+/// The living hops of a list, sharing it where all live.
+fn via(living: impl Iterator<Item = Hop> + Clone, all: &Arc<[Hop]>) -> Option<Target> {
+    match living.clone().count() {
+        0 => None,
+        count if count == all.len() => Some(Target::Via(all.clone())),
+        _ => Some(Target::Via(living.collect())),
+    }
+}
+
+fn differing<K: Ord + Copy, V: PartialEq>(new: &BTreeMap<K, V>, old: &BTreeMap<K, V>) -> BTreeSet<K> {
+    let changed = new.iter().filter(|(key, value)| old.get(key) != Some(value)).map(|(&key, _)| key);
+    let gone = old.keys().filter(|key| !new.contains_key(key)).copied();
+    changed.chain(gone).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn hop(ifindex: u32, gateway: &str) -> Hop {
+        Hop { ifindex, gateway: gateway.parse().ok(), weight: 1 }
+    }
+
+    fn hops(list: &[Hop]) -> Target {
+        Target::Via(list.into())
+    }
+
+    fn candidate(way: Way, metric: u32) -> Candidate {
+        Candidate { way, metric, tos: 0, protocol: 4, source: None }
+    }
+
+    fn link(kernel: &mut Kernel, ifindex: u32, up: bool) {
+        kernel.apply(Event::Link(ifindex, Link { name: format!("l{ifindex}"), up, ..Link::default() }));
+    }
+
+    fn route(kernel: &mut Kernel, prefix: &str, way: Way, metric: u32, placement: Placement) {
+        kernel.apply(Event::Route(net(prefix), candidate(way, metric), placement));
+    }
+
+    /// A kernel with links 1 to 3 up.
+    fn kernel() -> Kernel {
+        let mut kernel = Kernel::default();
+        (1..=3).for_each(|ifindex| link(&mut kernel, ifindex, true));
+        assert_eq!(kernel.settle().links, BTreeSet::from([1, 2, 3]));
+        kernel
+    }
+
+    fn target(kernel: &Kernel, prefix: &str) -> Option<Target> {
+        kernel.routes().get(&net(prefix)).map(|route| route.target.clone())
+    }
+
+    #[test]
+    fn the_lowest_metric_wins_and_the_next_follows() {
+        let mut kernel = kernel();
+        let ways = [(1, 200), (2, 100), (3, 300)].map(|(index, metric)| (hops(&[hop(index, "")]), metric));
+        for (way, metric) in &ways {
+            route(&mut kernel, "10.0.0.0/8", Way::Target(way.clone()), *metric, Placement::Prepend);
+        }
+        assert_eq!(kernel.settle().routes, BTreeSet::from([net("10.0.0.0/8")]));
+        for at in [1, 0, 2] {
+            assert_eq!(target(&kernel, "10.0.0.0/8"), Some(ways[at].0.clone()));
+            let gone = candidate(Way::Target(ways[at].0.clone()), ways[at].1);
+            kernel.apply(Event::RouteGone(net("10.0.0.0/8"), gone));
+            assert_eq!(kernel.settle().routes.len(), 1);
+        }
+        assert_eq!(target(&kernel, "10.0.0.0/8"), None);
+        assert!(kernel.candidates.is_empty());
+    }
+
+    #[test]
+    fn a_replacement_takes_the_place_of_the_first_alone() {
+        let mut kernel = kernel();
+        let way = |index| Way::Target(hops(&[hop(index, "192.0.2.1")]));
+        route(&mut kernel, "10.0.0.0/8", way(1), 0, Placement::Prepend);
+        route(&mut kernel, "10.0.0.0/8", way(2), 0, Placement::Append);
+        route(&mut kernel, "10.0.0.0/8", way(3), 0, Placement::Replace);
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.0.0.0/8"), Some(hops(&[hop(3, "192.0.2.1")])));
+        kernel.apply(Event::RouteGone(net("10.0.0.0/8"), candidate(way(3), 0)));
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.0.0.0/8"), Some(hops(&[hop(2, "192.0.2.1")])));
+        // What was not there stays without effect.
+        kernel.apply(Event::RouteGone(net("10.0.0.0/8"), candidate(way(1), 0)));
+        kernel.apply(Event::RouteGone(net("11.0.0.0/8"), candidate(way(1), 0)));
+        assert!(kernel.settle().is_empty());
+    }
+
+    #[test]
+    fn repeated_events_change_nothing() {
+        let mut kernel = kernel();
+        let way = || Way::Target(hops(&[hop(1, "192.0.2.1")]));
+        let neighbour = Neighbour { mac: Some([2; 6]), state: Nud::Reachable };
+        for round in 0..3 {
+            route(&mut kernel, "10.0.0.0/8", way(), 5, Placement::Replace);
+            kernel.apply(Event::Neighbour(1, Ipv4Addr::LOCALHOST, neighbour));
+            assert_eq!(kernel.settle().is_empty(), round > 0);
+        }
+    }
+
+    #[test]
+    fn objects_are_resolved_and_their_change_moves_the_routes() {
+        let mut kernel = kernel();
+        kernel.apply(Event::Nexthop(7, Nexthop::Hop(hop(1, "192.0.2.7"))));
+        kernel.apply(Event::Nexthop(8, Nexthop::Hop(hop(2, "192.0.2.8"))));
+        kernel.apply(Event::Nexthop(9, Nexthop::Group(vec![(7, 3), (8, 1)])));
+        route(&mut kernel, "10.7.0.0/16", Way::Object(7), 0, Placement::Prepend);
+        route(&mut kernel, "10.9.0.0/16", Way::Object(9), 0, Placement::Prepend);
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.7.0.0/16"), Some(hops(&[hop(1, "192.0.2.7")])));
+        let heavy = Hop { weight: 3, ..hop(1, "192.0.2.7") };
+        assert_eq!(target(&kernel, "10.9.0.0/16"), Some(hops(&[heavy, hop(2, "192.0.2.8")])));
+
+        kernel.apply(Event::Nexthop(7, Nexthop::Hop(hop(3, "192.0.2.77"))));
+        assert_eq!(kernel.settle().routes, BTreeSet::from([net("10.7.0.0/16"), net("10.9.0.0/16")]));
+        assert_eq!(target(&kernel, "10.7.0.0/16"), Some(hops(&[hop(3, "192.0.2.77")])));
+
+        kernel.apply(Event::NexthopGone(7));
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.7.0.0/16"), None);
+        assert_eq!(target(&kernel, "10.9.0.0/16"), Some(hops(&[hop(2, "192.0.2.8")])));
+        kernel.apply(Event::Nexthop(8, Nexthop::Blackhole));
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.9.0.0/16"), Some(Target::Blackhole));
+        // An object that comes after its route.
+        kernel.apply(Event::Nexthop(7, Nexthop::Unsupported));
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.7.0.0/16"), Some(Target::Unreachable));
+    }
+
+    #[test]
+    fn links_that_are_down_carry_nothing() {
+        let mut kernel = kernel();
+        let (one, two) = (hop(1, "192.0.2.1"), hop(2, "192.0.2.2"));
+        route(&mut kernel, "10.0.0.0/8", Way::Target(hops(&[one, two])), 0, Placement::Prepend);
+        route(&mut kernel, "10.0.0.0/8", Way::Target(Target::Prohibit), 10, Placement::Prepend);
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.0.0.0/8"), Some(hops(&[one, two])));
+        link(&mut kernel, 1, false);
+        assert_eq!(kernel.settle().routes.len(), 1);
+        assert_eq!(target(&kernel, "10.0.0.0/8"), Some(hops(&[two])));
+        kernel.apply(Event::LinkGone(2));
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.0.0.0/8"), Some(Target::Prohibit));
+        link(&mut kernel, 1, true);
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.0.0.0/8"), Some(hops(&[one])));
+    }
+
+    #[test]
+    fn a_throw_is_no_route_and_hides_what_stands_behind_it() {
+        let mut kernel = kernel();
+        route(&mut kernel, "10.0.0.0/8", Way::Nowhere, 1, Placement::Prepend);
+        route(&mut kernel, "10.0.0.0/8", Way::Target(Target::Blackhole), 2, Placement::Prepend);
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.0.0.0/8"), None);
+    }
+
+    #[test]
+    fn a_link_takes_its_addresses_and_neighbours_away() {
+        let mut kernel = kernel();
+        let address = Address { ifindex: 2, address: net("192.0.2.1/24"), peer: None };
+        kernel.apply(Event::Address(address));
+        let neighbour = Neighbour { mac: Some([2; 6]), state: Nud::Stale };
+        for ifindex in [1, 2, 3] {
+            kernel.apply(Event::Neighbour(ifindex, Ipv4Addr::LOCALHOST, neighbour));
+        }
+        assert_eq!(kernel.settle().addresses, BTreeSet::from([2]));
+        kernel.apply(Event::LinkGone(2));
+        let changes = kernel.settle();
+        assert_eq!((changes.links, changes.addresses), (BTreeSet::from([2]), BTreeSet::from([2])));
+        assert_eq!(changes.neighbours, BTreeSet::from([(2, Ipv4Addr::LOCALHOST)]));
+        assert_eq!((kernel.addresses().len(), kernel.neighbours().len()), (0, 2));
+    }
+
+    #[test]
+    fn the_difference_of_two_mirrors_names_what_came_went_and_changed() {
+        let mut old = kernel();
+        route(&mut old, "10.1.0.0/16", Way::Target(Target::Blackhole), 0, Placement::Prepend);
+        route(&mut old, "10.2.0.0/16", Way::Target(Target::Blackhole), 0, Placement::Prepend);
+        route(&mut old, "10.3.0.0/16", Way::Target(Target::Blackhole), 0, Placement::Prepend);
+        old.settle();
+        let mut new = kernel();
+        route(&mut new, "10.2.0.0/16", Way::Target(Target::Blackhole), 0, Placement::Prepend);
+        route(&mut new, "10.3.0.0/16", Way::Target(Target::Prohibit), 0, Placement::Prepend);
+        route(&mut new, "10.4.0.0/16", Way::Target(Target::Blackhole), 0, Placement::Prepend);
+        new.settle();
+        let expected = ["10.1.0.0/16", "10.3.0.0/16", "10.4.0.0/16"].map(net);
+        let changes = new.difference(&old);
+        assert_eq!((changes.routes, changes.links.len()), (BTreeSet::from(expected), 0));
+    }
+
+    #[test]
+    fn the_longest_prefix_is_looked_up() {
+        let mut kernel = kernel();
+        route(&mut kernel, "0.0.0.0/0", Way::Target(Target::Unreachable), 0, Placement::Prepend);
+        route(&mut kernel, "10.0.0.0/8", Way::Target(Target::Prohibit), 0, Placement::Prepend);
+        route(&mut kernel, "10.1.2.3/32", Way::Target(Target::Blackhole), 0, Placement::Prepend);
+        kernel.settle();
+        let prefix = |text: &str| kernel.lookup(text.parse().unwrap()).map(|(prefix, _)| prefix);
+        assert_eq!(prefix("10.1.2.3"), Some(net("10.1.2.3/32")));
+        assert_eq!(prefix("10.1.2.4"), Some(net("10.0.0.0/8")));
+        assert_eq!(prefix("255.255.255.255"), Some(net("0.0.0.0/0")));
+    }
+}
