@@ -14,6 +14,8 @@ static struct {
 	char text[1024];
 } errors = { .lock = RTE_SPINLOCK_INITIALIZER };
 
+static int shown_level;
+
 static void
 remember(const char *line, size_t len)
 {
@@ -33,17 +35,19 @@ static ssize_t
 log_write(void *cookie, const char *text, size_t size)
 {
 	(void)cookie;
-	fwrite(text, 1, size, stderr);
 	/* Outside of a message the level is negative. */
 	int level = rte_log_cur_msg_loglevel();
+	if (level <= shown_level)
+		fwrite(text, 1, size, stderr);
 	if (level >= 0 && level <= (int)RTE_LOG_ERR)
 		remember(text, size);
 	return (ssize_t)size;
 }
 
 int
-penstock_log_open(void)
+penstock_log_open(int shown)
 {
+	shown_level = shown;
 	static const cookie_io_functions_t functions = { .write = log_write };
 	FILE *stream = fopencookie(NULL, "w", functions);
 	if (stream == NULL)

@@ -45,8 +45,11 @@ struct penstock_link {
 	bool full_duplex;
 };
 
-/* Routes DPDK's log through the shim: to stderr as before, and its errors into a buffer for penstock_log_take. */
-int penstock_log_open(void);
+/*
+ * Routes DPDK's log through the shim: what is as severe as `shown` (an RTE_LOG number) to stderr, and all errors into
+ * a buffer for penstock_log_take.
+ */
+int penstock_log_open(int shown);
 
 /* Moves the errors logged since the last call into `out`, lines joined by "; ", without NUL. Returns the octets. */
 size_t penstock_log_take(char *out, size_t room);

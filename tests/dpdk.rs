@@ -46,6 +46,7 @@ macro_rules! cases {
 const CASES: &[Case] = &cases![
     Root eal::starts_on_huge_pages,
     Root eal::says_how_to_get_huge_pages,
+    Root eal::says_what_is_wrong_with_the_start,
     Root eal::cleans_up_behind_itself,
     Root eal::registers_threads_once,
     Root eal::counts_frames_and_refuses_bad_pools,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::thread;
 
-use penstock_dataplane::dpdk::{Device, Eal, EalConfig, Error, Memory, Pool, PoolConfig, clock};
+use penstock_dataplane::dpdk::{Device, Eal, EalConfig, Error, LogLevel, Memory, Pool, PoolConfig, clock};
 use penstock_dataplane::port::{BURST, Burst, Frame, Port};
 
 use crate::lab;
@@ -64,6 +64,16 @@ pub fn says_how_to_get_huge_pages() {
     // Nothing is spent yet.
     let eal = Eal::init(&lab::config()).expect("DPDK starts on ordinary pages");
     assert!(eal.version().starts_with("DPDK "), "{}", eal.version());
+}
+
+pub fn says_what_is_wrong_with_the_start() {
+    let config = EalConfig { main_core: 4000, log_level: LogLevel::Critical, ..lab::config() };
+    let error = Eal::init(&config).unwrap_err();
+    assert!(matches!(error, Error::Start { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.starts_with("DPDK does not start: ") && text.contains("DPDK's log: EAL: "), "{text}");
+    assert!(text.contains("check the core"), "{text}");
+    assert!(matches!(Eal::init(&lab::config()), Err(Error::AlreadyStarted)), "the process is spent");
 }
 
 pub fn cleans_up_behind_itself() {

@@ -61,7 +61,7 @@ pub struct EalConfig {
     pub file_prefix: String,
     /// All devices that will be opened: DPDK touches no other device on the PCI bus. Virtual devices may be left out.
     pub devices: Vec<DeviceName>,
-    /// The least severe messages that go to stderr.
+    /// The least severe messages that go to stderr. What DPDK logs while a call fails is in the call's error too.
     pub log_level: LogLevel,
     /// Whether DPDK opens its telemetry socket, for `dpdk-telemetry.py`.
     pub telemetry: bool,
@@ -88,7 +88,8 @@ impl EalConfig {
             "penstock".to_owned(),
             format!("--lcores=0@{}", self.main_core),
             format!("--file-prefix={}", self.file_prefix),
-            format!("--log-level={}", self.log_level as u8),
+            // Errors are always logged, for the causes of ours, whether they are shown or not.
+            format!("--log-level={}", self.log_level.max(LogLevel::Error) as u8),
         ];
         match self.memory {
             Memory::HugePages { reserve_mib } => {
@@ -184,7 +185,7 @@ impl Eal {
         let argv = arguments.leak();
         // SAFETY: called once per process, by the guard above; argv holds that many strings with NUL, kept for ever.
         let result = unsafe {
-            sys::penstock_log_open();
+            sys::penstock_log_open(config.log_level as c_int);
             sys::rte_eal_init(argv.len() as c_int, argv.as_mut_ptr())
         };
         if result < 0 {
@@ -250,6 +251,7 @@ mod tests {
         config.telemetry = true;
         assert_eq!(config.arguments(), [&common[..], &["--in-memory", "-m", "64", "--no-pci"]].concat());
         config.memory = Memory::Ordinary { mib: 256 };
+        config.log_level = LogLevel::Critical;
         let ordinary = ["--no-huge", "--no-shconf", "-m", "256", "--no-pci"];
         assert_eq!(config.arguments(), [&common[..], &ordinary].concat());
     }
