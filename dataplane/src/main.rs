@@ -125,7 +125,7 @@ fn start_dpdk(options: &Options) -> Result<Eal, Failure> {
         memory,
         file_prefix: options.file_prefix.clone(),
         devices: options.ports.iter().map(|port| port.device.clone()).collect(),
-        log_level: LogLevel::Error,
+        log_level: LogLevel::Critical,
         telemetry: false,
     };
     let huge = Memory::HugePages { reserve_mib: options.memory };

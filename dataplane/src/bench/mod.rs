@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use crate::crypto;
-use crate::dpdk::Eal;
 use crate::dpdk::clock::{tsc, tsc_hz};
+use crate::dpdk::{Eal, LogLevel};
 use options::{BenchOptions, Mode};
 use report::{Line, Machine};
 use rig::Rig;
@@ -42,7 +42,7 @@ pub fn run(arguments: Vec<String>) -> Result<(), Failure> {
     let ours = std::iter::once(program).chain(arguments.iter().skip(at + 1).cloned());
     let options = BenchOptions::try_parse_from(ours).unwrap_or_else(|error| error.exit());
     let engine = crypto::select(options.engine.as_deref())?;
-    let eal = Eal::start(arguments[..at].to_vec())?;
+    let eal = Eal::start(arguments[..at].to_vec(), LogLevel::Error)?;
     let hz = tsc_hz(&eal);
     let machine = Machine::read(hz);
     for sas in options.sas() {
