@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use penstock_dataplane::crypto;
 use penstock_dataplane::dpdk::clock::{tsc, tsc_hz};
 use penstock_dataplane::dpdk::{
     Device, DeviceConfig, Eal, EalConfig, Error as DpdkError, LogLevel, Mbuf, Memory, Pool, PoolConfig,
@@ -21,7 +22,6 @@ use penstock_dataplane::port::Burst;
 use penstock_dataplane::port::dpdk::DpdkPort;
 use penstock_dataplane::twin::TwinThread;
 use penstock_dataplane::worker::{self, Idle};
-use penstock_dataplane::{bench, crypto};
 use penstock_tables::segment::RegionError;
 use penstock_tables::state::PortReport;
 use penstock_tables::worker::Tally;
@@ -41,16 +41,8 @@ const ANSWERS_PER_SECOND: u32 = 1000;
 const BUFFER: u32 = 2432;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    if bench::is_bench(&arguments) {
-        return ended(bench::run(arguments));
-    }
     let options = Options::parse();
-    ended(options.check().map_err(Failure::from).and_then(|()| run(&options)))
-}
-
-fn ended(result: Result<(), Failure>) -> ExitCode {
-    match result {
+    match options.check().map_err(Failure::from).and_then(|()| run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("penstock-dataplane: {error}");
@@ -74,7 +66,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let frames = (options.memory * 7 / 8 * 1024 / (BUFFER / 1024 + 1)).clamp(4096, 1 << 20);
     let pool = Pool::new(&eal, "packets", &PoolConfig { frames, ..PoolConfig::default() })?;
     let mut ports = open_ports(options, &eal, &pool)?;
-    let twins: Twins<Mbuf> = Twins::new(TWIN_RING);
+    let twins: Twins<Mbuf> = Twins::new(TWIN_RING, tables.capacity().tunnels);
     let parts = Parts { tables: Arc::new(tables), state: state.clone(), twins, engine, hz };
     let twin_thread = start_twins(options, &pool, &parts, &stop)?;
     let workers = start_workers(options, &eal, &mut ports, &pool, &parts, &stop)?;
@@ -125,7 +117,7 @@ fn start_dpdk(options: &Options) -> Result<Eal, Failure> {
         memory,
         file_prefix: options.file_prefix.clone(),
         devices: options.ports.iter().map(|port| port.device.clone()).collect(),
-        log_level: LogLevel::Critical,
+        log_level: LogLevel::Error,
         telemetry: false,
     };
     let huge = Memory::HugePages { reserve_mib: options.memory };

@@ -85,9 +85,14 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
         let tunnels = self.tables.tunnels().filter(|(_, tunnel)| tunnel.has_interface());
         let tunnels = tunnels.map(|(slot, tunnel)| (Twin::Tunnel(slot), tunnel.spec().interface));
         let wanted: Vec<(Twin, String)> = ports.chain(tunnels).collect();
+        let twins = &self.twins;
         self.attached.retain(|it| {
-            wanted.iter().any(|(twin, name)| *twin == it.twin && *name == it.name)
-                && number(&it.name) == Some(it.number)
+            let stays = wanted.iter().any(|(twin, name)| *twin == it.twin && *name == it.name)
+                && number(&it.name) == Some(it.number);
+            if !stays {
+                twins.set_present(it.twin, false);
+            }
+            stays
         });
         for (twin, name) in wanted {
             let here = self.attached.iter().any(|it| it.twin == twin);
@@ -95,6 +100,7 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
                 // Not there yet, or still held by a process that ends: tried again at the next search.
                 if let Ok(device) = attach(twin, &name) {
                     self.attached.push(Attached { twin, name, number, device });
+                    self.twins.set_present(twin, true);
                 }
             }
         }

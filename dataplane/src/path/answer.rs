@@ -29,7 +29,7 @@ impl RateLimit {
         let earned = now.saturating_sub(self.last) / self.cycles_per_token;
         if earned > 0 {
             self.tokens = u64::from(self.tokens).saturating_add(earned).min(u64::from(self.burst)) as u32;
-            self.last = now;
+            self.last += earned * self.cycles_per_token;
         }
         let due = self.tokens > 0;
         self.tokens -= u32::from(due);
@@ -91,5 +91,10 @@ mod tests {
         assert_eq!((0..1000).filter(|_| limit.take(50_001)).count(), 5);
         assert_eq!((0..1000).filter(|_| limit.take(1 << 40)).count(), 100);
         assert!(!limit.take(0));
+        // Parts of a token add up.
+        let mut limit = RateLimit::new(100, 1_000_000);
+        assert_eq!((0..200).filter(|_| limit.take(0)).count(), 100);
+        assert_eq!((1..=100).filter(|step| limit.take(step * 15_000)).count(), 100);
+        assert_eq!((0..100).filter(|_| limit.take(1_500_000)).count(), 50);
     }
 }

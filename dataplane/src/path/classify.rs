@@ -1,6 +1,6 @@
 //! Sorts a burst: ESP for this gateway (RFC 4303, RFC 3948), packets to forward, and what belongs to the kernel.
 
-use penstock_tables::{Hop, Verdict};
+use penstock_tables::{Hop, Tunnel, Verdict};
 
 use super::parse::{self, Parsed};
 use super::punt::{Twin, Twins};
@@ -74,8 +74,23 @@ fn classify(ip: &Ipv4, frame: &[u8], public: bool, cx: &Context<'_>) -> Class {
     match ip.protocol {
         ipv4::ESP if ip.fragment => Class::End(Verdict::EspFragment),
         ipv4::ESP => Class::Esp(at),
-        ipv4::UDP if !ip.fragment => udp(&frame[at..], at),
-        _ => Class::Kernel,
+        ipv4::UDP if !ip.fragment => match udp(&frame[at..], at) {
+            Class::Kernel => in_the_clear(ip, public, cx),
+            class => class,
+        },
+        _ => in_the_clear(ip, public, cx),
+    }
+}
+
+/// A packet for the gateway itself that came unprotected. By a public port it is dropped where a tunnel should have brought
+/// it (RFC 4301 section 5.2); only the peer itself speaks to us outside of its tunnel.
+fn in_the_clear(ip: &Ipv4, public: bool, cx: &Context<'_>) -> Class {
+    let Hop::Tunnel(slot) = cx.tables.route(ip.source) else { return Class::Kernel };
+    let covered =
+        |tunnel: &Tunnel| tunnel.peer() != ip.source && tunnel.covers_inbound(ip.source, ip.destination);
+    match public && cx.tables.tunnel(slot).is_some_and(covered) {
+        true => Class::End(Verdict::ClearOnPublic),
+        false => Class::Kernel,
     }
 }
 

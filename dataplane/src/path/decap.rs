@@ -43,10 +43,9 @@ pub fn open<F: Frame>(sealed: &mut SealedList<F>, plain: &mut List<F>, cx: &mut 
     let opened = run_engine(&mut items, &openings, cx);
     let mut account = Account::default();
     for ((item, opening), opened) in items.drain(..).zip(&openings).zip(opened) {
-        let frame_len = item.frame.len();
         match finish(item, opening, opened, cx) {
             Ok(item) => {
-                account.add(opening.slot, frame_len, cx);
+                account.add(opening.slot, item.frame.len(), cx);
                 plain.push(item);
             }
             Err((frame, verdict)) => {
@@ -145,14 +144,18 @@ fn inner<F: Frame>(
     tunnel: u32,
     cx: &Context<'_>,
 ) -> Result<Item<F>, (F, Verdict)> {
-    let Ok(ip) = parse::ip(&mut frame, 0) else { return Err((frame, Verdict::InnerMalformed)) };
+    let Ok(mut ip) = parse::ip(&mut frame, 0) else { return Err((frame, Verdict::InnerMalformed)) };
     let covered = cx.tables.tunnel(tunnel).is_some_and(|it| it.covers_inbound(ip.source, ip.destination));
     if !covered {
         return Err((frame, Verdict::SelectorInbound));
     }
     match ipv4::ecn_after_tunnel(outer.ip.tos, ip.tos) {
         None => return Err((frame, Verdict::EcnInvalid)),
-        Some(ecn) if ecn != ip.tos & 3 => ipv4::set_ecn(frame.data_mut(), ecn),
+        Some(ecn) if ecn != ip.tos & 3 => {
+            ipv4::set_ecn(frame.data_mut(), ecn);
+            // The next tunnel copies it from here.
+            ip.tos = (ip.tos & !3) | ecn;
+        }
         Some(_) => {}
     }
     let origin = Origin::Tunnel(tunnel);
@@ -176,7 +179,7 @@ fn refuse(slot: u32, verdict: Verdict, cx: &Context<'_>) {
     }
 }
 
-/// Packets and octets of one SA, added to its shared counters once a run of packets.
+/// Packets and inner octets of one SA, added to its shared counters once a run of packets.
 #[derive(Default)]
 struct Account {
     slot: u32,

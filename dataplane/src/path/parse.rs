@@ -22,7 +22,8 @@ pub enum Parsed {
 pub fn frame<F: Frame>(frame: &mut F, port: &PortFacts) -> Parsed {
     let Some(header) = ethernet::parse(frame.data()) else { return Parsed::Wrong(Verdict::EthernetRunt) };
     match header.vlan {
-        Some(vlan) if vlan == port.spec.vlan || vlan == 0 => {
+        // A priority tag names no VLAN (0): it counts as untagged.
+        Some(vlan) if vlan == port.spec.vlan => {
             ethernet::remove_tag(frame.data_mut());
             frame.trim_front(ethernet::TAG);
         }

@@ -2,6 +2,7 @@
 //! worker makes no system call.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use penstock_tables::Verdict;
@@ -26,27 +27,63 @@ pub struct Twins<F> {
     pub to_kernel: Arc<ArrayQueue<(Twin, F)>>,
     /// Frames of the kernel.
     pub from_kernel: Arc<ArrayQueue<(Twin, F)>>,
+    /// One bit for each twin that is there.
+    present: Arc<[AtomicU64]>,
 }
 
 impl<F> Clone for Twins<F> {
     fn clone(&self) -> Self {
-        Twins { to_kernel: self.to_kernel.clone(), from_kernel: self.from_kernel.clone() }
+        let Twins { to_kernel, from_kernel, present } = self;
+        Twins { to_kernel: to_kernel.clone(), from_kernel: from_kernel.clone(), present: present.clone() }
     }
 }
 
 impl<F: Frame> Twins<F> {
-    /// Rings of `capacity` frames each way.
-    pub fn new(capacity: usize) -> Twins<F> {
+    /// Rings of `capacity` frames each way, for ports and as many `tunnels`; no twin is there yet.
+    pub fn new(capacity: usize, tunnels: u32) -> Twins<F> {
+        let words = (TUNNELS + tunnels as usize).div_ceil(64);
         Twins {
             to_kernel: Arc::new(ArrayQueue::new(capacity)),
             from_kernel: Arc::new(ArrayQueue::new(capacity)),
+            present: (0..words).map(|_| AtomicU64::new(0)).collect(),
         }
     }
+
+    /// The twins' thread: whether this twin is there from now on.
+    pub fn set_present(&self, twin: Twin, present: bool) {
+        let (word, bit) = place(twin);
+        match self.present.get(word) {
+            Some(word) if present => word.fetch_or(bit, Ordering::Relaxed),
+            Some(word) => word.fetch_and(!bit, Ordering::Relaxed),
+            None => 0,
+        };
+    }
+
+    /// Whether somebody will fetch frames for this twin.
+    #[inline]
+    pub fn is_present(&self, twin: Twin) -> bool {
+        let (word, bit) = place(twin);
+        self.present.get(word).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0)
+    }
+}
+
+/// The bits of tunnels begin behind those of the ports.
+const TUNNELS: usize = 256;
+
+fn place(twin: Twin) -> (usize, u64) {
+    let at = match twin {
+        Twin::Port(port) => usize::from(port),
+        Twin::Tunnel(slot) => TUNNELS + slot as usize,
+    };
+    (at / 64, 1 << (at % 64))
 }
 
 /// Hands one frame over.
 #[inline]
 pub fn to_kernel<F: Frame>(twins: &Twins<F>, twin: Twin, frame: F, cx: &mut Context<'_>) {
+    if !twins.is_present(twin) {
+        return cx.end(frame, Verdict::PuntNoTwin);
+    }
     match twins.to_kernel.push((twin, frame)) {
         Ok(()) => cx.tally.count(Verdict::Punted, 1),
         Err((_, frame)) => cx.end(frame, Verdict::PuntFull),

@@ -40,7 +40,8 @@ fn one<P: Port>(
 ) -> Option<(Item<P::Frame>, Error)> {
     let ip = item.meta.ip;
     let hop = cx.tables.route(ip.destination);
-    if hop == Hop::Local {
+    // A group is never forwarded (RFC 1812 5.2.1): routing protocols in the tunnel speak to the kernel by it.
+    if hop == Hop::Local || ipv4::is_group(ip.destination) {
         punt::decrypted(twins, item, cx);
         return None;
     }

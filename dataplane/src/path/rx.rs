@@ -6,7 +6,8 @@ use super::encap::SealingList;
 use super::punt::{Twin, Twins};
 use super::{Context, Item, Meta, Origin, WorkerPort, encap, parse, tx};
 use crate::port::{BURST, Burst, Frame, Port};
-use crate::wire::{ethernet, ipv4};
+use crate::wire::ethernet;
+use crate::wire::ipv4::{self, Ipv4};
 
 /// One burst of a port, fetched ahead.
 #[inline(always)]
@@ -50,11 +51,18 @@ fn own<P: Port>(
     cx: &mut Context<'_>,
 ) {
     let Some(header) = ethernet::parse(frame.data()) else { return cx.end(frame, Verdict::EthernetRunt) };
-    if header.ether_type == ethernet::IPV4
-        && header.vlan.is_none()
-        && let Some(tunnel) = tunnel_of(&frame, cx)
-    {
-        return into_tunnel(frame, ethernet::HEADER, tunnel, sealing, cx);
+    if header.ether_type == ethernet::IPV4 {
+        // A VLAN device on top of the twin is no way around the tunnel.
+        let l3 = ethernet::HEADER + if header.vlan.is_some() { ethernet::TAG } else { 0 };
+        match parse::ip(&mut frame, l3) {
+            Ok(ip) => {
+                if let Some(tunnel) = tunnel_of(&ip, cx) {
+                    return into_tunnel(frame, l3, tunnel, sealing, cx);
+                }
+            }
+            // What cannot be read could belong to a tunnel.
+            Err(verdict) => return cx.end(frame, verdict),
+        }
     }
     let vlan = cx.ports[usize::from(port)].spec.vlan;
     if vlan != 0 {
@@ -66,9 +74,12 @@ fn own<P: Port>(
     tx::queue(&mut ports[usize::from(port)], frame, cx);
 }
 
-/// The tunnel that a packet of the kernel belongs to. What goes to the tunnel's own peer (IKE, ESP) does not.
-fn tunnel_of<F: Frame>(frame: &F, cx: &Context<'_>) -> Option<u32> {
-    let ip = ipv4::parse(frame.data().get(ethernet::HEADER..)?).ok()?;
+/// The tunnel that a packet of the kernel belongs to. What goes to the tunnel's own peer (IKE, ESP) does not, nor what goes
+/// to the group of stations on a port.
+fn tunnel_of(ip: &Ipv4, cx: &Context<'_>) -> Option<u32> {
+    if ipv4::is_group(ip.destination) {
+        return None;
+    }
     let Hop::Tunnel(slot) = cx.tables.route(ip.destination) else { return None };
     let to_peer = cx.tables.tunnel(slot).is_some_and(|tunnel| tunnel.peer() == ip.destination);
     (!to_peer).then_some(slot)

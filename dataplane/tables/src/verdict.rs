@@ -90,6 +90,5 @@ named! {
         AnsweredTooBig "answered_too_big" "ICMP fragmentation needed sent (RFC 1191)",
         AnsweredTtl "answered_ttl" "ICMP time exceeded sent (RFC 792)",
         TransmitRetried "transmit_retried" "Bursts of which the port took a part at first",
-        EventsLost "events_lost" "Events that found the ring to control overwritten",
     }
 }
