@@ -2,6 +2,7 @@
 //! suites. Every primitive is a crate's; here is only their composition as the RFCs order it.
 
 pub mod cipher;
+pub mod difference;
 pub mod ke;
 pub mod keys;
 pub mod prf;
