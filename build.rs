@@ -39,7 +39,9 @@ fn main() {
     for file in ["shim.h", "shim.c"] {
         println!("cargo:rerun-if-changed={file}");
     }
-    for variable in ["LIBCLANG_PATH", "PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_SYSROOT_DIR"] {
+    for variable in
+        ["LIBCLANG_PATH", "LLVM_CONFIG_PATH", "PKG_CONFIG", "PKG_CONFIG_PATH", "PKG_CONFIG_SYSROOT_DIR"]
+    {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let flags = compiler_flags();

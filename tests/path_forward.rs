@@ -2,7 +2,7 @@
 //! ICMP errors that their senders are told, octet by octet (RFC 792, RFC 1191).
 
 use penstock_suite::esp::Sa;
-use penstock_suite::gateway::*;
+use penstock_suite::memory::*;
 use penstock_suite::packets::*;
 use penstock_tables::events::Event;
 use penstock_tables::{Hop, Note, Verdict};

@@ -2,7 +2,7 @@
 //! dropped under its name, with exact counters.
 
 use penstock_suite::esp::Sa;
-use penstock_suite::gateway::*;
+use penstock_suite::memory::*;
 use penstock_suite::packets::*;
 use penstock_tables::events::Event;
 use penstock_tables::{Note, Verdict};

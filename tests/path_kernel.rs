@@ -2,7 +2,7 @@
 //! and that no plaintext ever crosses a public port, whatever is missing (RFC 4301 section 5).
 
 use penstock_dataplane::path::punt::Twin;
-use penstock_suite::gateway::*;
+use penstock_suite::memory::*;
 use penstock_suite::packets::*;
 use penstock_tables::events::Event;
 use penstock_tables::{Hop, Note, Prefix, Selector, TunnelSpec, Verdict};

@@ -2,7 +2,7 @@
 //! byte for byte; numbers are used once and end where they must; what cannot be sealed is dropped and control told.
 
 use penstock_suite::esp::Sa;
-use penstock_suite::gateway::*;
+use penstock_suite::memory::*;
 use penstock_suite::packets::*;
 use penstock_tables::events::Event;
 use penstock_tables::{DontFragment, Note, Verdict};

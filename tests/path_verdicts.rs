@@ -4,7 +4,7 @@
 use penstock_dataplane::path::punt::Twin;
 use penstock_dataplane::port::Frame;
 use penstock_suite::esp::Sa;
-use penstock_suite::gateway::*;
+use penstock_suite::memory::*;
 use penstock_suite::packets::*;
 use penstock_tables::{Hop, KeyBlock, Note, Verdict};
 use zeroize::Zeroize;

@@ -9,7 +9,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use penstock_dataplane::crypto;
 use penstock_dataplane::dpdk::clock::{tsc, tsc_hz};
 use penstock_dataplane::dpdk::{
     Device, DeviceConfig, Eal, EalConfig, Error as DpdkError, LogLevel, Mbuf, Memory, Pool, PoolConfig,
@@ -22,6 +21,7 @@ use penstock_dataplane::port::Burst;
 use penstock_dataplane::port::dpdk::DpdkPort;
 use penstock_dataplane::twin::TwinThread;
 use penstock_dataplane::worker::{self, Idle};
+use penstock_dataplane::{bench, crypto};
 use penstock_tables::segment::RegionError;
 use penstock_tables::state::PortReport;
 use penstock_tables::worker::Tally;
@@ -41,8 +41,16 @@ const ANSWERS_PER_SECOND: u32 = 1000;
 const BUFFER: u32 = 2432;
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if bench::is_bench(&arguments) {
+        return ended(bench::run(arguments));
+    }
     let options = Options::parse();
-    match options.check().map_err(Failure::from).and_then(|()| run(&options)) {
+    ended(options.check().map_err(Failure::from).and_then(|()| run(&options)))
+}
+
+fn ended(result: Result<(), Failure>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("penstock-dataplane: {error}");
@@ -117,7 +125,7 @@ fn start_dpdk(options: &Options) -> Result<Eal, Failure> {
         memory,
         file_prefix: options.file_prefix.clone(),
         devices: options.ports.iter().map(|port| port.device.clone()).collect(),
-        log_level: LogLevel::Error,
+        log_level: LogLevel::Critical,
         telemetry: false,
     };
     let huge = Memory::HugePages { reserve_mib: options.memory };

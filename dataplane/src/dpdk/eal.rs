@@ -173,19 +173,28 @@ impl Eal {
     /// [`Error::AlreadyStarted`] the second time in a process, [`Error::NoHugePages`], [`Error::TooFewHugePages`] and
     /// [`Error::Start`]. Too few huge pages may be mended and tried again; after [`Error::Start`] the process is spent.
     pub fn init(config: &EalConfig) -> Result<Eal, Error> {
-        static STARTED: AtomicBool = AtomicBool::new(false);
         config.check_huge_pages(Path::new("/sys/kernel/mm/hugepages"))?;
+        Eal::start(config.arguments(), config.log_level)
+    }
+
+    /// Starts DPDK with the arguments of `rte_eal_init`, program name first: for those who know them by heart.
+    /// `shown` is the least severe message of DPDK that goes to stderr.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyStarted`] and [`Error::Start`].
+    pub fn start(arguments: Vec<String>, shown: LogLevel) -> Result<Eal, Error> {
+        static STARTED: AtomicBool = AtomicBool::new(false);
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(Error::AlreadyStarted);
         }
-        let arguments = config.arguments().into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+        let arguments = arguments.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
         let Ok(arguments) = arguments else { return Err(Error::Start { cause: Cause::from_result(-22) }) };
         // DPDK keeps pointers into its arguments: they live as long as the process.
         let arguments: Vec<*mut c_char> = arguments.into_iter().map(CString::into_raw).collect();
         let argv = arguments.leak();
         // SAFETY: called once per process, by the guard above; argv holds that many strings with NUL, kept for ever.
         let result = unsafe {
-            sys::penstock_log_open(config.log_level as c_int);
+            sys::penstock_log_open(shown as c_int);
             sys::rte_eal_init(argv.len() as c_int, argv.as_mut_ptr())
         };
         if result < 0 {

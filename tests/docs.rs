@@ -1,0 +1,43 @@
+//! Holds the figures in the documents equal to the code that they speak of.
+
+use std::fs;
+use std::path::Path;
+
+use penstock_tables::layout::{StateLayout, TablesLayout};
+use penstock_tables::replay::{InboundState, ring_words};
+use penstock_tables::sequence::OutboundState;
+use penstock_tables::{Capacity, InboundSa, KeyBlock, OutboundSa, Tunnel};
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn memory_per_tunnel_is_as_documented() {
+    let text = document("docs/architecture.md");
+    let [tunnel, outbound, inbound, key] =
+        [size_of::<Tunnel>(), size_of::<OutboundSa>(), size_of::<InboundSa>(), size_of::<KeyBlock>()];
+    let (numbers, window) = (size_of::<OutboundState>(), size_of::<InboundState>());
+    let ring = ring_words(1024) * 8;
+    let mut lines = vec![
+        format!(
+            "| tunnel | `tables`: tunnel {tunnel}, two outbound SAs of {outbound} with keys of {key}; `state`: two of \
+             {numbers} | {} |",
+            tunnel + 2 * (outbound + key + numbers)
+        ),
+        format!(
+            "| inbound slot | `tables`: SA {inbound}, key {key}; `state`: {window} and a replay ring of {ring} (window \
+             of 1024 packets) | {} |",
+            inbound + key + window + ring
+        ),
+    ];
+    for tunnels in [1024u32, 10_000, 100_000] {
+        let capacity = Capacity { tunnels, replay_window: 1024, neighbours: 4096, fib_groups: 16384 };
+        let (tables, state) = (TablesLayout::new(capacity).len, StateLayout::new(capacity).len);
+        lines.push(format!("| {tunnels} | {tables} | {state} | {} |", (tables + state) / tunnels as usize));
+    }
+    for line in lines {
+        assert!(text.contains(&line), "docs/architecture.md lacks: {line}");
+    }
+}

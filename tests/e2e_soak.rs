@@ -1,0 +1,41 @@
+//! Full rate both ways for 30 s, or 10 minutes in the nightly form: every buffer comes back, no counter is off.
+
+use std::thread;
+
+use penstock_suite::counters::{Counters, buffers_in_use};
+use penstock_suite::gateway::{self, Setup, secret_tunnel};
+use penstock_suite::iperf;
+use penstock_suite::lab::{Lab, Site};
+
+#[test]
+#[ignore = "needs root and TAP devices: scripts/test runs it"]
+fn every_buffer_comes_back_and_every_frame_is_counted() {
+    let seconds = if std::env::var_os("PENSTOCK_NIGHTLY").is_some() { 600 } else { 30 };
+    let lab = Lab::make();
+    let gateways = gateway::pair(&lab, |site| Setup::new(site, secret_tunnel(&lab, site, "")));
+    // Caches and rings are filled once before the level counts.
+    let servers = Site::BOTH.map(|site| iperf::Server::start(&lab.host(site)));
+    iperf::udp(&lab.host(Site::A), "10.2.0.2", 2, "0");
+    iperf::udp(&lab.host(Site::B), "10.1.0.2", 2, "0");
+    let before: Vec<u64> = gateways.iter().map(buffers_in_use).collect();
+    let first: Vec<Counters> = gateways.iter().map(Counters::read).collect();
+    let (host_a, host_b) = (lab.host(Site::A), lab.host(Site::B));
+    let flood = thread::spawn(move || iperf::udp(&host_a, "10.2.0.2", seconds, "0"));
+    let stream = thread::spawn(move || iperf::tcp(&host_b, "10.1.0.2", seconds, "-P 2"));
+    let (sent, lost) = flood.join().expect("iperf3 ran");
+    let rate = stream.join().expect("iperf3 ran");
+    eprintln!("UDP flood: {sent} datagrams sent, {lost} lost; TCP against it: {rate:.0} Mbit/s");
+    assert!(sent > 1000 * u64::from(seconds) && lost < sent, "{sent} sent, {lost} lost");
+    assert!(rate > 0.1, "TCP starved: {rate} Mbit/s");
+    drop(servers);
+    let after: Vec<u64> = gateways.iter().map(buffers_in_use).collect();
+    assert_eq!(after, before, "packet buffers in use");
+    for (gateway, first) in gateways.iter().zip(&first) {
+        let counters = Counters::read(gateway);
+        counters.must_add_up();
+        counters.must_have_opened_all();
+        let moved = counters.of("sent") - first.of("sent");
+        assert!(moved > 1000 * u64::from(seconds), "{} moved {moved} frames", gateway.name());
+    }
+    gateways.into_iter().for_each(gateway::Gateway::stop);
+}
