@@ -34,7 +34,7 @@ fn every_buffer_comes_back_and_every_frame_is_counted() {
         let counters = Counters::read(gateway);
         counters.must_add_up();
         counters.must_have_opened_all();
-        let moved = counters.of("sent") - first.of("sent");
+        let moved = counters.sent() - first.sent();
         assert!(moved > 1000 * u64::from(seconds), "{} moved {moved} frames", gateway.name());
     }
     gateways.into_iter().for_each(gateway::Gateway::stop);

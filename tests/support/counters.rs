@@ -13,28 +13,33 @@ use super::gateway::Gateway;
 pub struct Counters {
     /// Received, sent, punted and dropped frames of each worker.
     pub workers: Vec<[u64; 4]>,
-    /// Frames by how they ended.
-    pub verdicts: BTreeMap<String, u64>,
+    /// Dropped frames by reason.
+    pub drops: BTreeMap<String, u64>,
 }
 
 impl Counters {
     /// As they stand.
     pub fn read(gateway: &Gateway) -> Counters {
-        let (workers, verdicts) = (gateway.json(&["show", "workers"]), gateway.json(&["show", "drops"]));
+        let (workers, drops) = (gateway.json(&["show", "workers"]), gateway.json(&["show", "drops"]));
         let worker = |worker: &Value| {
             ["received", "sent", "punted", "dropped"].map(|name| figure(&worker["frames"], name))
         };
-        let verdict =
+        let reason =
             |count: &Value| (count["name"].as_str().expect("a word").to_owned(), figure(count, "frames"));
         Counters {
             workers: workers.as_array().expect("a list").iter().map(worker).collect(),
-            verdicts: verdicts.as_array().expect("a list").iter().map(verdict).collect(),
+            drops: drops.as_array().expect("a list").iter().map(reason).collect(),
         }
     }
 
-    /// Frames that ended in this way.
+    /// Frames handed to ports.
+    pub fn sent(&self) -> u64 {
+        self.workers.iter().map(|[_, sent, ..]| sent).sum()
+    }
+
+    /// Frames dropped for that reason.
     pub fn of(&self, name: &str) -> u64 {
-        *self.verdicts.get(name).unwrap_or_else(|| panic!("no counter {name} in {:?}", self.verdicts))
+        *self.drops.get(name).unwrap_or_else(|| panic!("no counter {name} in {:?}", self.drops))
     }
 
     /// Fails unless received = sent + punted + dropped, for each worker, exactly.
@@ -48,7 +53,7 @@ impl Counters {
     /// Fails where a packet was replayed, too old, unknown or damaged: on a wire of ours none can be.
     pub fn must_have_opened_all(&self) {
         for name in ["replayed", "too_old", "auth_failed", "unknown_spi", "esp_trailer", "inner_malformed"] {
-            assert_eq!(self.of(name), 0, "{name}: {:?}", self.verdicts);
+            assert_eq!(self.of(name), 0, "{name}: {:?}", self.drops);
         }
     }
 }
