@@ -1,17 +1,21 @@
-//! The twins' thread: moves frames between the rings of the workers and the kernel's devices (a TAP for each port, a TUN for
-//! each tunnel that names one), so that no worker makes a system call.
+//! The twins' thread: moves frames between the rings of the workers and the kernel's devices (a TAP for each port, a
+//! TUN for each tunnel that names one), so that no worker makes a system call.
 //!
-//! Control makes the devices, persistent, and gives them their addresses; this thread attaches to them by name, now or
-//! when they appear, and again when they were made anew.
+//! Control makes the devices, persistent, and gives them their addresses; this thread attaches to them by name, now
+//! or when they appear, and again when they were made anew. It sleeps in poll(2), at most a millisecond, so that a
+//! worker need not wake it. No RFC rules this file.
 
+use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_tables::TablesView;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::netdevice;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 use crate::path::punt::{Twin, Twins};
@@ -23,31 +27,55 @@ const BATCH: usize = 64;
 const LONGEST: usize = 65536;
 /// How often devices are looked for.
 const SEARCH: Duration = Duration::from_millis(200);
-/// How long the thread sleeps at most while nothing moves: a punted frame waits no longer.
-const NAP: Duration = Duration::from_micros(200);
-/// The same, after a while of silence.
+/// How long the thread sleeps first when nothing moves, doubled each time up to [`LONG_NAP`].
+const NAP: Duration = Duration::from_micros(50);
+/// A punted frame waits no longer.
 const LONG_NAP: Duration = Duration::from_millis(1);
-/// Empty rounds until it sleeps longer.
-const ROUNDS_TO_LONG_NAP: u32 = 2000;
+
+/// What the twins' thread moved and lost. Written by that thread, read by anybody.
+#[derive(Debug, Default)]
+pub struct TwinCounters {
+    /// Frames that the kernel took.
+    pub to_kernel: AtomicU64,
+    /// Frames lost since their device was not attached.
+    pub detached: AtomicU64,
+    /// Frames that the kernel refused: the device is down, or the frame is no frame.
+    pub refused: AtomicU64,
+    /// Frames of the kernel that were handed to the workers.
+    pub from_kernel: AtomicU64,
+    /// Frames of the kernel lost since the pool was empty, or since they were larger than a buffer.
+    pub no_frame: AtomicU64,
+    /// How often a device was attached.
+    pub attached: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
 
 /// A device of the kernel that this process is attached to.
 struct Attached {
-    twin: Twin,
     name: String,
     /// The kernel's number of it: another one under the same name is another device.
     number: u32,
     device: SyncDevice,
+    /// The kernel took it away.
+    gone: bool,
 }
+
+/// Lists the devices that should be attached, with their names.
+type Wanted = Box<dyn FnMut() -> Vec<(Twin, String)> + Send>;
 
 /// Everything that the twins' thread owns.
 pub struct TwinThread<F, A> {
-    ports: Vec<String>,
-    tables: Arc<TablesView>,
+    wanted: Wanted,
     twins: Twins<F>,
     allocate: A,
-    attached: Vec<Attached>,
-    searched: Option<Instant>,
+    attached: HashMap<Twin, Attached>,
+    counters: Arc<TwinCounters>,
     buffer: Vec<u8>,
+    /// Any socket: names of devices are looked up through it, in this process's network namespace.
+    lookup: Option<UnixDatagram>,
 }
 
 impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
@@ -58,50 +86,66 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
         twins: Twins<F>,
         allocate: A,
     ) -> TwinThread<F, A> {
-        let buffer = vec![0; LONGEST];
-        TwinThread { ports, tables, twins, allocate, attached: Vec::new(), searched: None, buffer }
+        let wanted = move || {
+            let ports = ports.iter().enumerate().map(|(index, name)| (Twin::Port(index as u8), name.clone()));
+            let tunnels = tables.tunnels().filter(|(_, tunnel)| tunnel.has_interface());
+            let tunnels = tunnels.map(|(slot, tunnel)| (Twin::Tunnel(slot), tunnel.spec().interface));
+            ports.chain(tunnels).collect()
+        };
+        TwinThread::with(Box::new(wanted), twins, allocate)
+    }
+
+    /// As [`TwinThread::new`], for the twins that `wanted` lists each time it is asked.
+    pub fn with(wanted: Wanted, twins: Twins<F>, allocate: A) -> TwinThread<F, A> {
+        let lookup = UnixDatagram::unbound().ok();
+        let (attached, counters, buffer) = (HashMap::new(), Arc::default(), vec![0; LONGEST]);
+        TwinThread { wanted, twins, allocate, attached, counters, buffer, lookup }
+    }
+
+    /// What is moved and lost from now on.
+    pub fn counters(&self) -> Arc<TwinCounters> {
+        self.counters.clone()
     }
 
     /// Runs until `stop`.
     pub fn run(&mut self, stop: &AtomicBool) {
-        let mut quiet = 0u32;
+        let mut nap = NAP;
+        let mut searched: Option<Instant> = None;
         while !stop.load(Ordering::Relaxed) {
-            if self.searched.is_none_or(|searched| searched.elapsed() >= SEARCH) {
+            if searched.is_none_or(|searched| searched.elapsed() >= SEARCH) {
                 self.search();
-                self.searched = Some(Instant::now());
+                searched = Some(Instant::now());
             }
-            let moved = self.deliver() + self.collect();
-            quiet = if moved > 0 { 0 } else { quiet.saturating_add(1) };
-            if moved == 0 {
-                self.wait(if quiet > ROUNDS_TO_LONG_NAP { LONG_NAP } else { NAP });
+            if self.deliver() + self.collect() > 0 {
+                nap = NAP;
+            } else {
+                self.wait(nap);
+                nap = (2 * nap).min(LONG_NAP);
             }
         }
     }
 
     /// Attaches to the devices that there are and lets go of those that went away.
     fn search(&mut self) {
-        let ports =
-            self.ports.iter().enumerate().map(|(index, name)| (Twin::Port(index as u8), name.clone()));
-        let tunnels = self.tables.tunnels().filter(|(_, tunnel)| tunnel.has_interface());
-        let tunnels = tunnels.map(|(slot, tunnel)| (Twin::Tunnel(slot), tunnel.spec().interface));
-        let wanted: Vec<(Twin, String)> = ports.chain(tunnels).collect();
-        let twins = &self.twins;
-        self.attached.retain(|it| {
-            let stays = wanted.iter().any(|(twin, name)| *twin == it.twin && *name == it.name)
-                && number(&it.name) == Some(it.number);
-            if !stays {
-                twins.set_present(it.twin, false);
+        let mut wanted: HashMap<Twin, String> = (self.wanted)().into_iter().collect();
+        let Some(lookup) = &self.lookup else { return };
+        self.attached.retain(|twin, it| {
+            let same = wanted.get(twin) == Some(&it.name);
+            let stays = same && !it.gone && number(lookup, &it.name) == Some(it.number);
+            if stays {
+                // It need not be sought.
+                wanted.remove(twin);
+            } else {
+                self.twins.set_present(*twin, false);
             }
             stays
         });
         for (twin, name) in wanted {
-            let here = self.attached.iter().any(|it| it.twin == twin);
-            if let (false, Some(number)) = (here, number(&name)) {
-                // Not there yet, or still held by a process that ends: tried again at the next search.
-                if let Ok(device) = attach(twin, &name) {
-                    self.attached.push(Attached { twin, name, number, device });
-                    self.twins.set_present(twin, true);
-                }
+            // Not there yet, or still held by a process that ends: tried again at the next search.
+            if let Ok(attached) = attach(lookup, twin, name) {
+                count(&self.counters.attached);
+                self.attached.insert(twin, attached);
+                self.twins.set_present(twin, true);
             }
         }
     }
@@ -111,9 +155,17 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
         while moved < BATCH {
             let Some((twin, frame)) = self.twins.to_kernel.pop() else { break };
             moved += 1;
-            if let Some(attached) = self.attached.iter().find(|it| it.twin == twin) {
-                // A kernel that takes no more loses the frame, as a full queue of any NIC would.
-                let _ = attached.device.send(frame.data());
+            let Some(attached) = self.attached.get_mut(&twin) else {
+                count(&self.counters.detached);
+                continue;
+            };
+            // A kernel that takes no more loses the frame, as a full queue of any NIC would.
+            match attached.device.send(frame.data()) {
+                Ok(_) => count(&self.counters.to_kernel),
+                Err(error) => {
+                    attached.gone |= is_gone(&error);
+                    count(&self.counters.refused);
+                }
             }
         }
         moved
@@ -121,16 +173,26 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
 
     fn collect(&mut self) -> usize {
         let mut moved = 0;
-        for attached in &self.attached {
+        for (&twin, attached) in &mut self.attached {
             for _ in 0..BATCH {
-                let Ok(len) = attached.device.recv(&mut self.buffer) else { break };
-                moved += 1;
-                let Some(mut frame) = (self.allocate)() else { continue };
-                let Some(room) = frame.append(len) else { continue };
-                room.copy_from_slice(&self.buffer[..len]);
-                if self.twins.from_kernel.push((attached.twin, frame)).is_err() {
-                    break;
+                // What the workers have no room for waits in the kernel's queue, that counts what it drops.
+                if self.twins.from_kernel.is_full() {
+                    return moved;
                 }
+                let len = match attached.device.recv(&mut self.buffer) {
+                    Ok(len) => len,
+                    Err(error) => {
+                        attached.gone |= is_gone(&error);
+                        break;
+                    }
+                };
+                moved += 1;
+                let frame = (self.allocate)().and_then(|mut frame| {
+                    frame.append(len)?.copy_from_slice(self.buffer.get(..len)?);
+                    Some(frame)
+                });
+                let handed = frame.is_some_and(|frame| self.twins.from_kernel.push((twin, frame)).is_ok());
+                count(if handed { &self.counters.from_kernel } else { &self.counters.no_frame });
             }
         }
         moved
@@ -138,34 +200,43 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
 
     /// Sleeps until the kernel has something, at most `nap`.
     fn wait(&self, nap: Duration) {
-        let mut fds: Vec<PollFd<'_>> =
-            self.attached.iter().map(|it| PollFd::new(&it.device, PollFlags::IN)).collect();
+        let living = self.attached.values().filter(|it| !it.gone);
+        let mut fds: Vec<PollFd<'_>> = living.map(|it| PollFd::new(&it.device, PollFlags::IN)).collect();
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(nap.subsec_nanos()) };
-        // A device that is down answers at once, always; then the nap must be had otherwise.
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(ready) if ready > 0 && !fds.iter().any(|fd| fd.revents().contains(PollFlags::IN)) => {
-                std::thread::sleep(nap);
-            }
-            _ => {}
+        // A device that has gone answers at once, always, and what cannot be taken stays; the nap must be had
+        // otherwise.
+        let ready = poll(&mut fds, Some(&timeout)).unwrap_or(0);
+        let useful = fds.iter().any(|fd| fd.revents().contains(PollFlags::IN));
+        if ready > 0 && (!useful || self.twins.from_kernel.is_full()) {
+            std::thread::sleep(nap);
         }
     }
 }
 
-/// The kernel's number of a network device.
-fn number(name: &str) -> Option<u32> {
-    std::fs::read_to_string(Path::new("/sys/class/net").join(name).join("ifindex")).ok()?.trim().parse().ok()
+/// Whether an error says that the device is no more (its fd is in a bad state), not merely down or busy.
+fn is_gone(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::BADFD)
 }
 
-fn attach(twin: Twin, name: &str) -> io::Result<SyncDevice> {
-    // Without this file it is no TUN or TAP, and opening it by name would fail or take another's device.
-    if !Path::new("/sys/class/net").join(name).join("tun_flags").exists() {
-        return Err(io::Error::new(ErrorKind::NotFound, format!("{name} is no TUN or TAP device")));
-    }
+/// The kernel's number of a network device.
+fn number(lookup: impl AsFd, name: &str) -> Option<u32> {
+    netdevice::name_to_index(lookup, name).ok()
+}
+
+/// Attaches to a device that exists. It must be a TAP or TUN as `twin` says, and nobody else may be attached.
+fn attach(lookup: &UnixDatagram, twin: Twin, name: String) -> io::Result<Attached> {
+    // Without a device of this name, opening would make one, that no address belongs to.
+    let found = number(lookup, &name).ok_or(ErrorKind::NotFound)?;
     let layer = match twin {
         Twin::Port(_) => Layer::L2,
         Twin::Tunnel(_) => Layer::L3,
     };
-    let device = DeviceBuilder::new().name(name).layer(layer).inherit_enable_state().build_sync()?;
+    let device = DeviceBuilder::new().name(&name).layer(layer).inherit_enable_state().build_sync()?;
     device.set_nonblocking(true)?;
-    Ok(device)
+    let number = device.if_index()?;
+    // It went away in between, and this is a new one: it goes when this handle does.
+    if number != found {
+        return Err(ErrorKind::NotFound.into());
+    }
+    Ok(Attached { name, number, device, gone: false })
 }

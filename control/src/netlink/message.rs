@@ -1,8 +1,9 @@
 //! Datagrams of an rtnetlink socket enter, [`Incoming`] messages leave; and the requests that the mirror sends.
 //!
-//! RFC 3549 describes the framing, rtnetlink(7) the messages. Just the attributes that the mirror needs are read, by hand over
-//! the attribute iterator of netlink-packet-core: nexthop objects have no typed messages there, and a newer kernel must not make a
-//! message unreadable by an attribute that nobody here asks for. Nothing in here panics, whatever the octets are.
+//! RFC 3549 describes the framing, rtnetlink(7) the messages. Just the attributes that the mirror needs are read, by
+//! hand over the attribute iterator of netlink-packet-core: nexthop objects have no typed messages there, and a newer
+//! kernel must not make a message unreadable by an attribute that nobody here asks for. Nothing in here panics,
+//! whatever the octets are.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +13,7 @@ use rtnetlink::packet_core::{
     NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, NetlinkBuffer, NlasIterator,
 };
 
-use super::kernel::{Address, Candidate, Event, Hop, Link, Neighbour, Nexthop, Nud, Placement, Target, Way};
+use super::types::{Address, Candidate, Event, Hop, Link, Neighbour, Nexthop, Nud, Placement, Target, Way};
 
 const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
@@ -96,14 +97,12 @@ fn event(kind: u16, flags: u16, payload: &[u8]) -> Result<Option<Event>, Malform
     }
 }
 
-/// The fixed head of a message and its attributes, up to the first that is cut off.
-fn split<const HEAD: usize>(
-    payload: &[u8],
-) -> Result<(&[u8; HEAD], impl Iterator<Item = (u16, &[u8])>), Malformed> {
-    let (head, attributes) = payload.split_first_chunk().ok_or(Malformed)?;
-    Ok((head, attributes_of(attributes)))
+/// The fixed head of a message, and its attributes.
+fn split<const HEAD: usize>(payload: &[u8]) -> Result<(&[u8; HEAD], &[u8]), Malformed> {
+    payload.split_first_chunk().ok_or(Malformed)
 }
 
+/// Kind and value of each attribute, up to the first that is cut off.
 fn attributes_of(octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(octets).map_while(Result::ok).map(|attribute| {
         let octets: &[u8] = attribute.into_inner();
@@ -146,7 +145,7 @@ fn link(payload: &[u8], gone: bool) -> Result<Option<Event>, Malformed> {
         return Ok(Some(Event::LinkGone(ifindex)));
     }
     let mut link = Link { up: flags & IFF_UP != 0, carrier: flags & IFF_LOWER_UP != 0, ..Link::default() };
-    for (kind, value) in attributes {
+    for (kind, value) in attributes_of(attributes) {
         match kind {
             IFLA_ADDRESS => link.mac = mac_of(value),
             IFLA_IFNAME => link.name = text_of(value),
@@ -165,21 +164,24 @@ fn link(payload: &[u8], gone: bool) -> Result<Option<Event>, Malformed> {
 fn address(payload: &[u8], gone: bool) -> Result<Option<Event>, Malformed> {
     const IFA_ADDRESS: u16 = 1;
     const IFA_LOCAL: u16 = 2;
+    const IFA_PROTO: u16 = 11;
     let (head, attributes) = split::<8>(payload)?;
     if head[0] != AF_INET {
         return Ok(None);
     }
-    let (mut far, mut local) = (None, None);
-    for (kind, value) in attributes {
+    let (mut far, mut local, mut protocol) = (None, None, 0);
+    for (kind, value) in attributes_of(attributes) {
         match kind {
             IFA_ADDRESS => far = Some(ipv4_of(value)?),
             IFA_LOCAL => local = Some(ipv4_of(value)?),
+            IFA_PROTO => protocol = value.first().copied().unwrap_or(0),
             _ => (),
         }
     }
     let own = local.or(far).ok_or(Malformed)?;
     let address = Ipv4Net::new(own, head[1]).map_err(|_| Malformed)?;
-    let address = Address { ifindex: u32_of(&head[4..])?, address, peer: far.filter(|&far| far != own) };
+    let (ifindex, peer) = (u32_of(&head[4..])?, far.filter(|&far| far != own));
+    let address = Address { ifindex, address, peer, protocol };
     Ok(Some(if gone { Event::AddressGone(address) } else { Event::Address(address) }))
 }
 
@@ -192,7 +194,7 @@ fn neighbour(payload: &[u8], gone: bool) -> Result<Option<Event>, Malformed> {
     }
     let (ifindex, state) = (u32_of(&head[4..])?, nud(u16::from_ne_bytes([head[8], head[9]])));
     let (mut address, mut mac) = (None, None);
-    for (kind, value) in attributes {
+    for (kind, value) in attributes_of(attributes) {
         match kind {
             NDA_DST => address = Some(ipv4_of(value)?),
             NDA_LLADDR => mac = mac_of(value),
@@ -265,7 +267,7 @@ fn route(payload: &[u8], flags: u16, gone: bool) -> Result<Option<Event>, Malfor
         (u32::from(table), Ipv4Addr::UNSPECIFIED, 0, None);
     let (mut single, mut many, mut object) =
         (RawHop { ifindex: 0, gateway: None, foreign: false }, None, None);
-    for (kind, value) in attributes {
+    for (kind, value) in attributes_of(attributes) {
         match kind {
             RTA_TABLE => table = u32_of(value)?,
             RTA_DST => destination = ipv4_of(value)?,
@@ -338,7 +340,7 @@ fn nexthop(payload: &[u8], gone: bool) -> Result<Option<Event>, Malformed> {
     let (head, attributes) = split::<8>(payload)?;
     let mut hop = RawHop { ifindex: 0, gateway: None, foreign: !matches!(head[0], AF_UNSPEC | AF_INET) };
     let (mut id, mut group, mut blackhole) = (None, None, false);
-    for (kind, value) in attributes {
+    for (kind, value) in attributes_of(attributes) {
         match kind {
             NHA_ID => id = Some(u32_of(value)?),
             // struct nexthop_grp: number, weight less one (two octets, low first), reserved.

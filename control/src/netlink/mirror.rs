@@ -1,9 +1,11 @@
 //! The mirror's socket: multicast news and dumps enter by rtnetlink, debounced batches of [`Changes`] leave, and
-//! requests to resolve neighbours go to the kernel. RFC 3549 describes netlink; RFC 826 what resolution does on the wire.
+//! requests to resolve neighbours go to the kernel. RFC 3549 describes netlink; RFC 826 what resolution does on the
+//! wire.
 //!
-//! News and dumps share one socket, so that they come in the kernel's own order. Where the kernel lost news (ENOBUFS), the
-//! socket is opened anew and everything is dumped; where it is known to say nothing (routes that go with a link, an address
-//! or a nexthop object), everything is dumped too. A dump fills a second model, that takes the first one's place when it is complete.
+//! News and dumps share one socket, so that they come in the kernel's own order. Where the kernel lost news
+//! (ENOBUFS), the socket is opened anew and everything is dumped; where it is known to say nothing (routes that go
+//! with a link, an address or a nexthop object), everything is dumped too. A dump fills a second model, that takes
+//! the first one's place when it is complete.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -17,8 +19,9 @@ use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket};
 use tokio::time::{Instant, sleep_until};
 
-use super::kernel::{Changes, Event, Kernel, Nud};
+use super::kernel::Kernel;
 use super::message::{DUMPS, Incoming, dump_request, read, use_request};
+use super::types::{Changes, Event, Nud};
 
 const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
@@ -217,10 +220,10 @@ impl Mirror {
         }
     }
 
-    /// Says that the data plane sends to this neighbour, and asks the kernel to resolve it now. From now on the kernel is
-    /// reminded before the entry is forgotten, and asked again when the neighbour fails or its link returns, until
-    /// [`Mirror::release`]. This process sends no packet: NTF_USE makes the kernel do its own ARP. Needs CAP_NET_ADMIN,
-    /// without which it is counted as refused.
+    /// Says that the data plane sends to this neighbour, and asks the kernel to resolve it now. From now on the
+    /// kernel is reminded before the entry is forgotten, and asked again when the neighbour fails or its link
+    /// returns, until [`Mirror::release`]. This process sends no packet: NTF_USE makes the kernel do its own ARP.
+    /// Needs CAP_NET_ADMIN, without which it is counted as refused.
     pub fn resolve(&mut self, ifindex: u32, address: Ipv4Addr) {
         let now = Instant::now();
         if self.kept.len() >= MOST_KEPT && !self.kept.contains_key(&(ifindex, address)) {
