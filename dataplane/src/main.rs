@@ -226,6 +226,7 @@ fn start_workers(
             engine: parts.engine,
             tally: Tally::default(),
             answers: RateLimit::new(ANSWERS_PER_SECOND, parts.hz),
+            batch: Box::default(),
         };
         let (eal, stop, hz, pool) = (eal.clone(), stop.clone(), parts.hz, pool.clone());
         let body = move || -> Result<(), Failure> {

@@ -198,6 +198,7 @@ impl Gateway {
             engine,
             tally: Tally::default(),
             answers: RateLimit::new(site.answers, 1_000_000_000),
+            batch: Box::default(),
         };
         let (now, routes, events) = (1 << 40, BTreeMap::new(), EventReader::default());
         let mut gateway = Gateway { worker, writer, state, site, now, routes, pool, events, directory };

@@ -161,6 +161,7 @@ impl Gateway {
             engine,
             tally: Tally::default(),
             answers: RateLimit::new(1, hz),
+            batch: Box::default(),
         };
         let state = StateView::open(&directory)?;
         writer.port(0).set(PortSpec { address: NEAR & !0xff, vlan: 0, mtu: 9000, public: false });

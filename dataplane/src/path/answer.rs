@@ -3,7 +3,8 @@
 
 use penstock_tables::Hop;
 
-use super::{Context, Item, Meta, Origin};
+use super::Context;
+use super::batch::{Meta, Origin};
 use crate::port::Frame;
 use crate::wire::icmp::{self, Error};
 use crate::wire::ipv4;
@@ -37,29 +38,26 @@ impl RateLimit {
     }
 }
 
-/// Turns the packet into the error for its sender.
-///
-/// # Errors
-/// The frame, where no answer is due: to an error, without an address of ours, beyond the rate, without headroom.
-pub fn make<F: Frame>(item: Item<F>, error: Error, cx: &mut Context<'_>) -> Result<Item<F>, F> {
-    let Item { mut frame, meta } = item;
+/// Turns the packet into the error for its sender and finds the way back. `false`, where no answer is due: to an error,
+/// without an address of ours, beyond the rate, without headroom.
+pub fn make<F: Frame>(frame: &mut F, meta: &mut Meta, error: Error, cx: &mut Context<'_>) -> bool {
     let (l3, header) = (usize::from(meta.l3), usize::from(meta.ip.header_len));
     let payload = frame.data().get(l3 + header..).unwrap_or_default();
-    let from = own_address(&meta, cx);
+    let from = own_address(meta, cx);
     if meta.answer || from == 0 || !icmp::may_answer(&meta.ip, payload) || !cx.answers.take(cx.now) {
-        return Err(frame);
+        return false;
     }
     frame.trim_front(l3);
     let behind = frame.len().saturating_sub(icmp::QUOTED);
     frame.trim_back(behind);
     if frame.prepend(icmp::HEADERS).is_none() {
-        return Err(frame);
+        return false;
     }
     icmp::write(frame.data_mut(), error, from, meta.ip.source);
-    match ipv4::parse(frame.data()) {
-        Ok(ip) => Ok(Item { frame, meta: Meta { ip, l3: 0, answer: true, ..meta } }),
-        Err(_) => Err(frame),
-    }
+    let Ok(ip) = ipv4::parse(frame.data()) else { return false };
+    let hop = cx.tables.route(ip.destination);
+    *meta = Meta { ip, l3: 0, answer: true, hop, ..*meta };
+    true
 }
 
 /// The address that speaks: of the port that the packet came in by; for a decrypted one, of the port that it was to leave

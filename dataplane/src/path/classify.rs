@@ -2,64 +2,62 @@
 
 use penstock_tables::{Hop, Tunnel, Verdict};
 
+use super::Context;
+use super::batch::{Batch, Origin, Picks, fresh};
 use super::parse::{self, Parsed};
-use super::punt::{Twin, Twins};
-use super::{Context, Item, List, Meta, Origin};
-use crate::port::{Burst, Frame};
+use super::punt::{self, Twin, Twins};
+use crate::port::Frame;
 use crate::wire::ethernet;
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::{esp, read_u16, read_u32};
 
-/// An ESP packet for us, before decapsulation: the frame, and where ESP begins in it.
-pub struct Sealed<F> {
-    /// The frame.
-    pub item: Item<F>,
-    /// Octets of frame before the SPI.
-    pub at: u16,
-}
-
-/// ESP packets of one burst.
-pub type SealedList<F> = arrayvec::ArrayVec<Sealed<F>, { crate::port::BURST }>;
-
 enum Class {
+    /// ESP for us; octets of frame before the SPI.
     Esp(usize),
-    Forward,
+    Forward(Hop),
     Kernel,
     End(Verdict),
 }
 
-/// Sorts the frames that came in by `port`.
+/// Sorts the packets that came in by `port`: returns ESP for us, and what is to be forwarded.
 #[inline(always)]
 pub fn sort<F: Frame>(
-    frames: &mut Burst<F>,
+    arrived: Picks,
     port: u8,
-    esp: &mut SealedList<F>,
-    plain: &mut List<F>,
+    batch: &mut Batch<F>,
     twins: &mut Twins<F>,
     cx: &mut Context<'_>,
-) {
+) -> (Picks, Picks) {
+    let (mut sealed, mut clear) = (Picks::default(), Picks::default());
     let facts = cx.ports[usize::from(port)];
-    for mut frame in frames.drain(..) {
-        let ip = match parse::frame(&mut frame, &facts) {
-            Parsed::Ip(ip) => ip,
-            Parsed::Other => {
-                super::punt::to_kernel(twins, Twin::Port(port), frame, cx);
-                continue;
+    for index in arrived {
+        let Some((frame, meta)) = batch.get(index) else { continue };
+        let class = match parse::frame(frame, &facts) {
+            Parsed::Ip(ip) => {
+                *meta = fresh(ip, ethernet::HEADER, port, Origin::Wire);
+                classify(&ip, frame.data(), facts.spec.public, cx)
             }
-            Parsed::Wrong(verdict) => {
-                cx.end(frame, verdict);
-                continue;
-            }
+            Parsed::Other => Class::Kernel,
+            Parsed::Wrong(verdict) => Class::End(verdict),
         };
-        let class = classify(&ip, frame.data(), facts.spec.public, cx);
-        let meta = Meta { ip, l3: ethernet::HEADER as u16, port, origin: Origin::Wire, answer: false };
         match class {
-            Class::Esp(at) => esp.push(Sealed { item: Item { frame, meta }, at: at as u16 }),
-            Class::Forward => plain.push(Item { frame, meta }),
-            Class::Kernel => super::punt::to_kernel(twins, Twin::Port(port), frame, cx),
-            Class::End(verdict) => cx.end(frame, verdict),
+            Class::Esp(at) => {
+                meta.esp = at as u16;
+                sealed.insert(index);
+            }
+            Class::Forward(hop) => {
+                meta.hop = hop;
+                clear.insert(index);
+            }
+            Class::Kernel => {
+                if let Some(frame) = batch.take(index) {
+                    punt::to_kernel(twins, Twin::Port(port), frame, cx);
+                }
+            }
+            Class::End(verdict) => cx.end_of(batch, index, verdict),
         }
     }
+    (sealed, clear)
 }
 
 #[inline(always)]
@@ -67,8 +65,10 @@ fn classify(ip: &Ipv4, frame: &[u8], public: bool, cx: &Context<'_>) -> Class {
     if ipv4::is_group(ip.destination) {
         return Class::Kernel;
     }
-    if cx.tables.route(ip.destination) != Hop::Local {
-        return if public { Class::End(Verdict::ClearOnPublic) } else { Class::Forward };
+    match cx.tables.route(ip.destination) {
+        Hop::Local => {}
+        _ if public => return Class::End(Verdict::ClearOnPublic),
+        hop => return Class::Forward(hop),
     }
     let at = ethernet::HEADER + usize::from(ip.header_len);
     match ip.protocol {

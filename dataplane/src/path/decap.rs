@@ -6,8 +6,8 @@ use penstock_tables::events::Event;
 use penstock_tables::replay::Refused;
 use penstock_tables::{InboundSa, Note, Verdict};
 
-use super::classify::{Sealed, SealedList};
-use super::{Context, Item, List, Meta, Origin, parse};
+use super::batch::{Batch, Meta, Origin, Picks, fresh};
+use super::{Context, parse};
 use crate::crypto::{Aad, Direction, Job, TAG_LEN};
 use crate::port::{BURST, Frame};
 use crate::wire::{esp, ipv4};
@@ -23,44 +23,48 @@ struct Opening<'a> {
     text: usize,
 }
 
-/// Opens every packet of `sealed`; what is whole, new and allowed goes to `plain`.
+/// Opens the picked packets; returns those that are whole, new and allowed.
 #[inline(always)]
-pub fn open<F: Frame>(sealed: &mut SealedList<F>, plain: &mut List<F>, cx: &mut Context<'_>) {
+pub fn open<F: Frame>(sealed: Picks, batch: &mut Batch<F>, cx: &mut Context<'_>) -> Picks {
+    let mut opened = Picks::default();
     if sealed.is_empty() {
-        return;
+        return opened;
     }
     let mut openings: ArrayVec<Opening<'_>, BURST> = ArrayVec::new();
-    let mut items: List<F> = List::new();
-    for Sealed { item, at } in sealed.drain(..) {
-        match admit(&item, usize::from(at), cx) {
+    let mut admitted = Picks::default();
+    for index in sealed {
+        let Some((frame, meta)) = batch.get(index) else { continue };
+        match admit(frame, usize::from(meta.esp), cx) {
             Ok(opening) => {
                 openings.push(opening);
-                items.push(item);
+                admitted.insert(index);
             }
-            Err(verdict) => cx.end(item.frame, verdict),
+            Err(verdict) => cx.end_of(batch, index, verdict),
         }
     }
-    let opened = run_engine(&mut items, &openings, cx);
+    let right = run_engine(admitted, &openings, batch, cx);
     let mut account = Account::default();
-    for ((item, opening), opened) in items.drain(..).zip(&openings).zip(opened) {
-        match finish(item, opening, opened, cx) {
-            Ok(item) => {
-                account.add(opening.slot, item.frame.len(), cx);
-                plain.push(item);
+    for (index, opening) in admitted.into_iter().zip(&openings) {
+        let Some((frame, meta)) = batch.get(index) else { continue };
+        match finish(frame, meta, opening, right.contains(index), cx) {
+            Ok(()) => {
+                account.add(opening.slot, frame.len(), cx);
+                opened.insert(index);
             }
-            Err((frame, verdict)) => {
+            Err(verdict) => {
                 refuse(opening.slot, verdict, cx);
-                cx.end(frame, verdict);
+                cx.end_of(batch, index, verdict);
             }
         }
     }
     account.flush(cx);
+    opened
 }
 
 /// Finds the SA and checks the sequence number (RFC 4303 3.4.2, 3.4.3); touches no octet.
 #[inline(always)]
-fn admit<'a, F: Frame>(item: &Item<F>, at: usize, cx: &mut Context<'a>) -> Result<Opening<'a>, Verdict> {
-    let packet = item.frame.data().get(at..).unwrap_or_default();
+fn admit<'a, F: Frame>(frame: &F, at: usize, cx: &Context<'a>) -> Result<Opening<'a>, Verdict> {
+    let packet = frame.data().get(at..).unwrap_or_default();
     let header = esp::parse(packet).ok_or(Verdict::EspTruncated)?;
     let (tables, state) = (cx.tables, cx.state);
     let slot = tables.inbound_slot(header.spi).ok_or(Verdict::UnknownSpi)?;
@@ -77,60 +81,53 @@ fn admit<'a, F: Frame>(item: &Item<F>, at: usize, cx: &mut Context<'a>) -> Resul
         refuse(slot, verdict, cx);
         return Err(verdict);
     }
-    let aad =
-        if sa.esn() { Aad::with_esn(header.spi, number) } else { Aad::new(header.spi, header.sequence) };
+    let aad = if sa.esn() { Aad::with_esn(header.spi, number) } else { Aad::new(header.spi, header.sequence) };
     Ok(Opening { slot, sa, number, iv: header.iv, aad, text: at + esp::HEADER + esp::IV })
 }
 
-/// Runs the engine over all of them at once.
+/// Runs the engine over all of them at once; returns those whose tag was right.
 #[inline(always)]
-fn run_engine<F: Frame>(
-    items: &mut List<F>,
-    openings: &[Opening<'_>],
-    cx: &Context<'_>,
-) -> ArrayVec<bool, BURST> {
+fn run_engine<F: Frame>(picks: Picks, openings: &[Opening<'_>], batch: &mut Batch<F>, cx: &Context<'_>) -> Picks {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
-    for (item, opening) in items.iter_mut().zip(openings) {
+    for ((_, frame), opening) in batch.each(picks).zip(openings) {
         jobs.push(Job {
             key: cx.tables.inbound_key(opening.slot),
             iv: opening.iv,
             aad: opening.aad,
             direction: Direction::Open,
-            text: &mut item.frame.data_mut()[opening.text..],
+            text: frame.data_mut().get_mut(opening.text..).unwrap_or_default(),
             done: false,
         });
     }
     cx.engine.run(&mut jobs);
-    jobs.iter().map(|job| job.done).collect()
+    let mut right = Picks::default();
+    picks.into_iter().zip(&jobs).filter(|(_, job)| job.done).for_each(|(index, _)| right.insert(index));
+    right
 }
 
 /// Marks the number, takes the wrapping off and checks what was inside.
 #[inline(always)]
 fn finish<F: Frame>(
-    item: Item<F>,
+    frame: &mut F,
+    meta: &mut Meta,
     opening: &Opening<'_>,
-    opened: bool,
+    right: bool,
     cx: &mut Context<'_>,
-) -> Result<Item<F>, (F, Verdict)> {
-    let Item { mut frame, meta } = item;
-    if !opened {
-        return Err((frame, Verdict::AuthFailed));
+) -> Result<(), Verdict> {
+    if !right {
+        return Err(Verdict::AuthFailed);
     }
-    if let Err(refused) = cx.state.window(opening.slot, opening.sa).mark(opening.number) {
-        return Err((frame, verdict_of(refused)));
-    }
+    cx.state.window(opening.slot, opening.sa).mark(opening.number).map_err(verdict_of)?;
     cx.tally.note(Note::Opened, 1);
     frame.trim_back(TAG_LEN);
-    let (payload, next_header) = match esp::read_trailer(&frame.data()[opening.text..]) {
-        Some(trailer) => trailer,
-        None => return Err((frame, Verdict::EspTrailer)),
-    };
+    let text = frame.data().get(opening.text..).unwrap_or_default();
+    let (payload, next_header) = esp::read_trailer(text).ok_or(Verdict::EspTrailer)?;
+    let tail = text.len() - payload;
     match next_header {
         esp::NEXT_IPV4 => {}
-        esp::NEXT_NONE => return Err((frame, Verdict::EspDummy)),
-        _ => return Err((frame, Verdict::EspTrailer)),
+        esp::NEXT_NONE => return Err(Verdict::EspDummy),
+        _ => return Err(Verdict::EspTrailer),
     }
-    let tail = frame.len() - opening.text - payload;
     frame.trim_back(tail);
     frame.trim_front(opening.text);
     inner(frame, meta, opening.sa.tunnel(), cx)
@@ -138,28 +135,20 @@ fn finish<F: Frame>(
 
 /// The inner packet: whole, ECN combined, covered by the tunnel's selectors.
 #[inline(always)]
-fn inner<F: Frame>(
-    mut frame: F,
-    outer: Meta,
-    tunnel: u32,
-    cx: &Context<'_>,
-) -> Result<Item<F>, (F, Verdict)> {
-    let Ok(mut ip) = parse::ip(&mut frame, 0) else { return Err((frame, Verdict::InnerMalformed)) };
+fn inner<F: Frame>(frame: &mut F, meta: &mut Meta, tunnel: u32, cx: &Context<'_>) -> Result<(), Verdict> {
+    let mut ip = parse::ip(frame, 0).map_err(|_| Verdict::InnerMalformed)?;
     let covered = cx.tables.tunnel(tunnel).is_some_and(|it| it.covers_inbound(ip.source, ip.destination));
     if !covered {
-        return Err((frame, Verdict::SelectorInbound));
+        return Err(Verdict::SelectorInbound);
     }
-    match ipv4::ecn_after_tunnel(outer.ip.tos, ip.tos) {
-        None => return Err((frame, Verdict::EcnInvalid)),
-        Some(ecn) if ecn != ip.tos & 3 => {
-            ipv4::set_ecn(frame.data_mut(), ecn);
-            // The next tunnel copies it from here.
-            ip.tos = (ip.tos & !3) | ecn;
-        }
-        Some(_) => {}
+    let ecn = ipv4::ecn_after_tunnel(meta.ip.tos, ip.tos).ok_or(Verdict::EcnInvalid)?;
+    if ecn != ip.tos & 3 {
+        ipv4::set_ecn(frame.data_mut(), ecn);
+        // The next tunnel copies it from here.
+        ip.tos = (ip.tos & !3) | ecn;
     }
-    let origin = Origin::Tunnel(tunnel);
-    Ok(Item { frame, meta: Meta { ip, l3: 0, port: outer.port, origin, answer: false } })
+    *meta = fresh(ip, 0, meta.port, Origin::Tunnel(tunnel));
+    Ok(())
 }
 
 fn verdict_of(refused: Refused) -> Verdict {

@@ -6,27 +6,16 @@ use penstock_tables::events::Event;
 use penstock_tables::sequence::Run;
 use penstock_tables::{Adjacency, DontFragment, Note, OutboundSa, Verdict};
 
-use super::{Context, Item, WorkerPort, tx};
+use super::batch::{Batch, Meta, Picks};
+use super::{Context, WorkerPort, tx};
 use crate::crypto::{Aad, Direction, Job, TAG_LEN};
 use crate::port::{BURST, Frame, Port};
 use crate::wire::{esp, ethernet, ipv4};
 
-/// A packet of a tunnel, and where it goes.
-pub struct Sealing<F> {
-    /// The packet.
-    pub item: Item<F>,
-    /// Slot of the outbound SA.
-    pub slot: u32,
-    /// Next hop of the outer packet.
-    pub next: Adjacency,
-}
-/// Packets to seal of one burst.
-pub type SealingList<F> = ArrayVec<Sealing<F>, BURST>;
-
 /// What the engine needs of a packet whose headers are written.
 struct Written {
+    run: u8,
     slot: u32,
-    port: u8,
     aad: Aad,
     iv: [u8; esp::IV],
     /// Octets of frame before the plaintext.
@@ -36,21 +25,21 @@ struct Written {
 
 /// Takes a packet into the tunnel in slot `tunnel`, or drops it under the name of what is missing.
 #[inline(always)]
-pub fn admit<F: Frame>(item: Item<F>, tunnel: u32, sealing: &mut SealingList<F>, cx: &mut Context<'_>) {
-    match check(&item, tunnel, cx) {
+pub fn admit<F: Frame>(index: usize, tunnel: u32, sealing: &mut Picks, batch: &mut Batch<F>, cx: &mut Context<'_>) {
+    let Some((_, meta)) = batch.get(index) else { return };
+    match check(meta, tunnel, cx) {
         Ok((slot, next)) => {
             cx.engine.prefetch(cx.tables.outbound_key(slot));
-            if let Err(full) = sealing.try_push(Sealing { item, slot, next }) {
-                cx.end(full.element().item.frame, Verdict::TransmitFull);
-            }
+            (meta.sa, meta.next) = (slot, next);
+            sealing.insert(index);
         }
-        Err(verdict) => cx.end(item.frame, verdict),
+        Err(verdict) => cx.end_of(batch, index, verdict),
     }
 }
 
 #[inline(always)]
-fn check<F: Frame>(item: &Item<F>, slot: u32, cx: &Context<'_>) -> Result<(u32, Adjacency), Verdict> {
-    let ip = item.meta.ip;
+fn check(meta: &Meta, slot: u32, cx: &Context<'_>) -> Result<(u32, Adjacency), Verdict> {
+    let ip = &meta.ip;
     let tunnel = cx.tables.tunnel(slot).ok_or(Verdict::NoSa)?;
     if !tunnel.covers_outbound(ip.source, ip.destination) {
         return Err(Verdict::SelectorOutbound);
@@ -80,103 +69,107 @@ fn check<F: Frame>(item: &Item<F>, slot: u32, cx: &Context<'_>) -> Result<(u32, 
     Ok((outbound, next))
 }
 
-/// Seals every packet and queues it at its port.
+/// Seals the picked packets and queues each at its port.
 #[inline(always)]
-pub fn seal<P: Port>(sealing: &mut SealingList<P::Frame>, ports: &mut [WorkerPort<P>], cx: &mut Context<'_>) {
-    if sealing.is_empty() {
+pub fn seal<P: Port>(
+    picks: Picks,
+    batch: &mut Batch<P::Frame>,
+    ports: &mut [WorkerPort<P>],
+    cx: &mut Context<'_>,
+) {
+    if picks.is_empty() {
         return;
     }
-    let mut runs = Runs::reserve(sealing, cx);
+    let mut runs = Runs::reserve(picks, batch, cx);
     let mut written: ArrayVec<Written, BURST> = ArrayVec::new();
-    let mut frames: ArrayVec<P::Frame, BURST> = ArrayVec::new();
-    for packet in sealing.drain(..) {
-        match write(packet, &mut runs, cx) {
-            Ok((frame, done)) => {
-                frames.push(frame);
-                written.push(done);
+    let mut ready = Picks::default();
+    for index in picks {
+        let Some((frame, meta)) = batch.get(index) else { continue };
+        match write(frame, meta, &mut runs, cx) {
+            Ok(packet) => {
+                written.push(packet);
+                ready.insert(index);
             }
-            Err((frame, verdict)) => cx.end(frame, verdict),
+            Err(verdict) => cx.end_of(batch, index, verdict),
         }
     }
-    let done = run_engine(&mut frames, &written, cx);
-    for ((frame, packet), done) in frames.drain(..).zip(&written).zip(done) {
-        if !done {
-            cx.end(frame, Verdict::SealFailed);
+    let sealed = run_engine(ready, &written, batch, cx);
+    for (index, packet) in ready.into_iter().zip(&written) {
+        if !sealed.contains(index) {
+            cx.end_of(batch, index, Verdict::SealFailed);
             continue;
         }
-        cx.tally.note(Note::Sealed, 1);
-        runs.account(packet.slot, packet.inner);
-        tx::queue(&mut ports[usize::from(packet.port)], frame, cx);
+        runs.account(packet.run, packet.inner);
+        let port = usize::from(batch.meta(index).next.port);
+        if let Some(frame) = batch.take(index) {
+            tx::queue(&mut ports[port], frame, cx);
+        }
     }
     runs.close(cx);
 }
 
+/// Runs the engine over all of them at once; returns those that it sealed.
 #[inline(always)]
-fn run_engine<F: Frame>(frames: &mut [F], written: &[Written], cx: &Context<'_>) -> ArrayVec<bool, BURST> {
+fn run_engine<F: Frame>(picks: Picks, written: &[Written], batch: &mut Batch<F>, cx: &Context<'_>) -> Picks {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
-    for (frame, packet) in frames.iter_mut().zip(written) {
+    for ((_, frame), packet) in batch.each(picks).zip(written) {
         jobs.push(Job {
             key: cx.tables.outbound_key(packet.slot),
             iv: packet.iv,
             aad: packet.aad,
             direction: Direction::Seal,
-            text: &mut frame.data_mut()[usize::from(packet.text)..],
+            text: frame.data_mut().get_mut(usize::from(packet.text)..).unwrap_or_default(),
             done: false,
         });
     }
     cx.engine.run(&mut jobs);
-    jobs.iter().map(|job| job.done).collect()
+    let mut sealed = Picks::default();
+    picks.into_iter().zip(&jobs).filter(|(_, job)| job.done).for_each(|(index, _)| sealed.insert(index));
+    sealed
 }
 
 /// Writes trailer and headers around one packet.
 #[inline(always)]
-fn write<F: Frame>(
-    packet: Sealing<F>,
-    runs: &mut Runs,
-    cx: &Context<'_>,
-) -> Result<(F, Written), (F, Verdict)> {
-    let Sealing { item: Item { mut frame, meta }, slot, next } = packet;
-    let Some(sa) = cx.tables.outbound(slot) else { return Err((frame, Verdict::NoSa)) };
-    let Some(spi) = sa.spi() else { return Err((frame, Verdict::NoSa)) };
-    let Some(number) = runs.take(slot) else { return Err((frame, Verdict::SequenceExhausted)) };
+fn write<F: Frame>(frame: &mut F, meta: &Meta, runs: &mut Runs, cx: &Context<'_>) -> Result<Written, Verdict> {
+    let slot = meta.sa;
+    let sa = cx.tables.outbound(slot).ok_or(Verdict::NoSa)?;
+    let spi = sa.spi().ok_or(Verdict::NoSa)?;
+    let (run, number) = runs.take(slot).ok_or(Verdict::SequenceExhausted)?;
     frame.trim_front(usize::from(meta.l3));
     let inner = frame.len();
     let padding = esp::padding(inner);
-    match frame.append(padding + esp::TRAILER + TAG_LEN) {
-        Some(tail) => esp::write_trailer(tail, padding, esp::NEXT_IPV4),
-        None => return Err((frame, Verdict::NoHeadroom)),
-    }
-    let facts = &cx.ports[usize::from(next.port)];
+    let tail = frame.append(padding + esp::TRAILER + TAG_LEN).ok_or(Verdict::NoHeadroom)?;
+    esp::write_trailer(tail, padding, esp::NEXT_IPV4);
+    let facts = &cx.ports[usize::from(meta.next.port)];
     let l2 = ethernet::header_len(facts.spec.vlan);
     let outer = if sa.udp() { ipv4::HEADER + esp::UDP_HEADER } else { ipv4::HEADER };
     let text = l2 + outer + esp::HEADER + esp::IV;
     let ip_len = outer + esp::sealed_len(inner);
-    let Some(header) = frame.prepend(text) else { return Err((frame, Verdict::NoHeadroom)) };
-    ethernet::write(&mut header[..l2], next.mac, facts.mac, facts.spec.vlan);
-    write_outer(&mut header[l2..l2 + outer], sa, meta.ip.tos, meta.ip.dont_fragment, ip_len, number);
+    let header = frame.prepend(text).ok_or(Verdict::NoHeadroom)?;
+    let (l2_header, rest) = header.split_at_mut(l2);
+    let (outer_header, esp_header) = rest.split_at_mut(outer);
+    ethernet::write(l2_header, meta.next.mac, facts.mac, facts.spec.vlan);
+    write_outer(outer_header, sa, meta.ip.tos, meta.ip.dont_fragment, ip_len, number);
     let iv = number.to_be_bytes();
-    header[l2 + outer..][..4].copy_from_slice(&spi.to_be_bytes());
-    header[l2 + outer + 4..][..4].copy_from_slice(&(number as u32).to_be_bytes());
-    header[l2 + outer + 8..][..8].copy_from_slice(&iv);
+    let start = u64::from(spi) << 32 | number & 0xffff_ffff;
+    esp_header[..8].copy_from_slice(&start.to_be_bytes());
+    esp_header[8..16].copy_from_slice(&iv);
     let aad = if sa.esn() { Aad::with_esn(spi, number) } else { Aad::new(spi, number as u32) };
-    Ok((frame, Written { slot, port: next.port, aad, iv, text: text as u16, inner: inner as u16 }))
+    Ok(Written { run, slot, aad, iv, text: text as u16, inner: inner as u16 })
 }
 
 /// The outer IPv4 header, and the UDP header where there is one (RFC 3948: checksum 0).
 #[inline(always)]
 fn write_outer(header: &mut [u8], sa: &OutboundSa, tos: u8, inner_df: bool, ip_len: usize, number: u64) {
-    header.copy_from_slice(&sa.template()[..header.len()]);
+    let template = &sa.template()[..header.len()];
+    header.copy_from_slice(template);
     let (ip, udp) = header.split_at_mut(ipv4::HEADER);
     let dont_fragment = match sa.dont_fragment() {
         set if set == DontFragment::Set as u8 => true,
         clear if clear == DontFragment::Clear as u8 => false,
         _ => inner_df,
     };
-    ip[1] = tos;
-    ip[2..4].copy_from_slice(&(ip_len as u16).to_be_bytes());
-    ip[4..6].copy_from_slice(&(number as u16).to_be_bytes());
-    ip[6..8].copy_from_slice(&(u16::from(dont_fragment) << 14).to_be_bytes());
-    ipv4::write_checksum(ip);
+    ipv4::complete(ip, &template[..ipv4::HEADER], tos, ip_len as u16, number as u16, dont_fragment);
     if let Some(length) = udp.get_mut(4..6) {
         length.copy_from_slice(&((ip_len - ipv4::HEADER) as u16).to_be_bytes());
     }
@@ -185,6 +178,8 @@ fn write_outer(header: &mut [u8], sa: &OutboundSa, tos: u8, inner_df: bool, ip_l
 /// The runs of sequence numbers of one burst: one `fetch_add` per SA, before any of them is used.
 struct Runs {
     runs: ArrayVec<SaRun, BURST>,
+    /// The run that served last: bursts are mostly of one SA.
+    last: usize,
 }
 
 struct SaRun {
@@ -196,12 +191,13 @@ struct SaRun {
 
 impl Runs {
     #[inline(always)]
-    fn reserve<F: Frame>(sealing: &SealingList<F>, cx: &Context<'_>) -> Runs {
+    fn reserve<F: Frame>(picks: Picks, batch: &Batch<F>, cx: &Context<'_>) -> Runs {
         let mut counts: ArrayVec<(u32, u32), BURST> = ArrayVec::new();
-        for packet in sealing {
-            match counts.iter_mut().rev().find(|(slot, _)| *slot == packet.slot) {
+        for index in picks {
+            let slot = batch.meta(index).sa;
+            match counts.iter_mut().rev().find(|(known, _)| *known == slot) {
                 Some((_, count)) => *count += 1,
-                None => counts.push((packet.slot, 1)),
+                None => counts.push((slot, 1)),
             }
         }
         let mut runs = ArrayVec::new();
@@ -213,32 +209,33 @@ impl Runs {
             }
             runs.push(SaRun { slot, run, packets: 0, bytes: 0 });
         }
-        Runs { runs }
+        Runs { runs, last: 0 }
+    }
+
+    /// The next number of an SA, and which run it is of.
+    #[inline(always)]
+    fn take(&mut self, slot: u32) -> Option<(u8, u64)> {
+        if self.runs.get(self.last).is_none_or(|run| run.slot != slot) {
+            self.last = self.runs.iter().position(|run| run.slot == slot)?;
+        }
+        let number = self.runs.get_mut(self.last)?.run.take()?;
+        Some((self.last as u8, number))
     }
 
     #[inline(always)]
-    fn of(&mut self, slot: u32) -> Option<&mut SaRun> {
-        self.runs.iter_mut().find(|run| run.slot == slot)
-    }
-
-    #[inline(always)]
-    fn take(&mut self, slot: u32) -> Option<u64> {
-        self.of(slot)?.run.take()
-    }
-
-    #[inline(always)]
-    fn account(&mut self, slot: u32, bytes: u16) {
-        if let Some(run) = self.of(slot) {
+    fn account(&mut self, run: u8, bytes: u16) {
+        if let Some(run) = self.runs.get_mut(usize::from(run)) {
             run.packets += 1;
             run.bytes += u64::from(bytes);
         }
     }
 
-    /// Adds what was sealed to the counters of each SA.
+    /// Adds what was sealed to the counters: of each SA, and of the worker.
     #[inline(always)]
-    fn close(&self, cx: &Context<'_>) {
+    fn close(&self, cx: &mut Context<'_>) {
         for run in &self.runs {
             cx.state.outbound(run.slot).account(u64::from(run.packets), run.bytes, cx.now);
+            cx.tally.note(Note::Sealed, u64::from(run.packets));
         }
     }
 }

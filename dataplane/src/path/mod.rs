@@ -2,7 +2,7 @@
 //!
 //! | stage | in | out |
 //! |---|---|---|
-//! | `rx` | a port's or the kernel's queue | frames |
+//! | `rx` | a port's or the kernel's queue | a batch of frames |
 //! | `parse` | Ethernet, 802.1Q, IPv4 (RFC 791) | what the headers say |
 //! | `classify` | packets | ESP for us, packets to forward, the kernel's |
 //! | `decap` | ESP (RFC 4303, 4106, 3948) | inner packets, checked against replay and selectors |
@@ -11,10 +11,12 @@
 //! | `tx` | frames with their Ethernet header | ports |
 //! | `punt` | the kernel's frames | twins |
 //!
-//! Every frame ends in exactly one counted verdict. After start-up nothing here allocates, locks, logs or makes a system
-//! call, and no packet can make it panic.
+//! Packets stay where they are (`batch`) until they leave; stages pass on which ones they mean. Every frame ends in exactly
+//! one counted verdict. After start-up nothing here allocates, locks, logs or makes a system call, and no packet can make
+//! it panic.
 
 pub mod answer;
+pub mod batch;
 pub mod classify;
 pub mod decap;
 pub mod encap;
@@ -26,57 +28,17 @@ pub mod tx;
 
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
-use penstock_tables::adjacency::PortSpec;
+use penstock_tables::adjacency::{MAX_PORTS, PortSpec};
 use penstock_tables::events::EventRing;
 use penstock_tables::quiescence;
 use penstock_tables::worker::Tally;
 use penstock_tables::{StateOwner, TablesView, Verdict};
 
 use crate::crypto::Engine;
-use crate::port::{BURST, Burst, Frame, Port};
-use crate::wire::ipv4::Ipv4;
+use crate::port::{Burst, Frame, Port};
 use answer::RateLimit;
-use classify::SealedList;
-use encap::SealingList;
+use batch::Batch;
 use punt::Twins;
-
-/// Where a packet came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A port.
-    Wire,
-    /// The gateway itself, through a twin.
-    Kernel,
-    /// Decrypted, of the tunnel in this slot.
-    Tunnel(u32),
-}
-
-/// What is known of an IPv4 packet on its way.
-#[derive(Clone, Copy, Debug)]
-pub struct Meta {
-    /// What its header says.
-    pub ip: Ipv4,
-    /// Octets of frame before the IPv4 header.
-    pub l3: u16,
-    /// Index of the port that it came in by.
-    pub port: u8,
-    /// Where it came from.
-    pub origin: Origin,
-    /// An ICMP error of ours: never answered itself.
-    pub answer: bool,
-}
-
-/// An IPv4 packet on its way.
-pub struct Item<F> {
-    /// The frame, owned.
-    pub frame: F,
-    /// What is known of it.
-    pub meta: Meta,
-}
-
-/// Packets between two stages: those of one burst at most.
-pub type List<F> = ArrayVec<Item<F>, BURST>;
 
 /// A port as a worker has it.
 pub struct WorkerPort<P: Port> {
@@ -124,6 +86,14 @@ impl Context<'_> {
         self.tally.count(verdict, 1);
         drop(frame);
     }
+
+    /// Ends a packet of a batch.
+    #[inline(always)]
+    pub fn end_of<F: Frame>(&mut self, batch: &mut Batch<F>, index: usize, verdict: Verdict) {
+        if let Some(frame) = batch.take(index) {
+            self.end(frame, verdict);
+        }
+    }
 }
 
 /// Everything that one worker owns.
@@ -144,33 +114,37 @@ pub struct Worker<P: Port> {
     pub tally: Tally,
     /// Bounds its ICMP answers.
     pub answers: RateLimit,
+    /// Where the packets of a loop stand; empty between two loops.
+    pub batch: Box<Batch<P::Frame>>,
 }
 
 impl<P: Port> Worker<P> {
     /// One loop: a burst of every port and of the kernel through all stages. `now` is the TSC. Returns frames received.
     pub fn run(&mut self, now: u64) -> usize {
         quiescence::step(&self.state.worker(self.index).quiescent);
-        let mut facts = [PortFacts::default(); penstock_tables::adjacency::MAX_PORTS];
+        let mut facts = [PortFacts::default(); MAX_PORTS];
         let count = self.facts(&mut facts);
-        let (mut context, ports, twins) = self.split(&facts[..count], now);
+        let (mut context, ports, twins, batch) = self.split(&facts[..count], now);
         let cx = &mut context;
-        let (mut esp, mut plain, mut sealing) = (SealedList::new(), List::new(), SealingList::new());
         let mut received = 0;
         for port in 0..ports.len() {
-            let mut frames = rx::receive(&mut ports[port].queue, cx);
-            received += frames.len();
-            classify::sort(&mut frames, port as u8, &mut esp, &mut plain, twins, cx);
-            decap::open(&mut esp, &mut plain, cx);
-            route::forward(&mut plain, &mut sealing, ports, twins, cx);
-            encap::seal(&mut sealing, ports, cx);
+            let (arrived, count) = rx::receive(&mut ports[port].queue, batch, cx);
+            if count == 0 {
+                continue;
+            }
+            received += count;
+            let (sealed, clear) = classify::sort(arrived, port as u8, batch, twins, cx);
+            let opened = decap::open(sealed, batch, cx);
+            let leaving = route::forward(clear, opened, batch, ports, twins, cx);
+            encap::seal(leaving, batch, ports, cx);
         }
-        received += rx::from_kernel(twins, &mut sealing, ports, cx);
-        encap::seal(&mut sealing, ports, cx);
+        let (leaving, count) = rx::from_kernel(twins, batch, ports, cx);
+        encap::seal(leaving, batch, ports, cx);
         ports.iter_mut().for_each(|port| tx::flush(port, cx));
-        if received > 0 {
+        if received + count > 0 {
             self.publish();
         }
-        received
+        received + count
     }
 
     /// Tells control the counters as they stand: between two bursts, so that a reader sees none by half.
@@ -186,11 +160,8 @@ impl<P: Port> Worker<P> {
         self.ports.len().min(facts.len())
     }
 
-    fn split<'a>(
-        &'a mut self,
-        facts: &'a [PortFacts],
-        now: u64,
-    ) -> (Context<'a>, &'a mut [WorkerPort<P>], &'a mut Twins<P::Frame>) {
+    /// The parts of the worker that stages borrow at the same time.
+    fn split<'a>(&'a mut self, facts: &'a [PortFacts], now: u64) -> Split<'a, P> {
         let context = Context {
             tables: &self.tables,
             state: &self.state,
@@ -201,6 +172,13 @@ impl<P: Port> Worker<P> {
             answers: &mut self.answers,
             now,
         };
-        (context, &mut self.ports, &mut self.twins)
+        (context, &mut self.ports, &mut self.twins, &mut self.batch)
     }
 }
+
+type Split<'a, P> = (
+    Context<'a>,
+    &'a mut [WorkerPort<P>],
+    &'a mut Twins<<P as Port>::Frame>,
+    &'a mut Batch<<P as Port>::Frame>,
+);

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::queue::ArrayQueue;
 use penstock_tables::Verdict;
 
-use super::{Context, Item, Origin};
+use super::Context;
+use super::batch::{Meta, Origin};
 use crate::port::Frame;
 use crate::wire::ethernet;
 
@@ -92,8 +93,7 @@ pub fn to_kernel<F: Frame>(twins: &Twins<F>, twin: Twin, frame: F, cx: &mut Cont
 
 /// Hands over a packet for one of the gateway's own addresses: a decrypted one to its tunnel's TUN, or, where the tunnel
 /// has none, to the twin of the port that ESP came in by, as if it had come in there.
-pub fn decrypted<F: Frame>(twins: &Twins<F>, item: Item<F>, cx: &mut Context<'_>) {
-    let Item { mut frame, meta } = item;
+pub fn decrypted<F: Frame>(twins: &Twins<F>, mut frame: F, meta: Meta, cx: &mut Context<'_>) {
     if let Origin::Tunnel(slot) = meta.origin
         && cx.tables.tunnel(slot).is_some_and(|tunnel| tunnel.has_interface())
     {

@@ -1,77 +1,93 @@
-//! Takes bursts from ports, and from the kernel's side of the twins. Counts every frame as received.
+//! Takes bursts from ports, and from the kernel's side of the twins, into a batch. Counts every frame as received.
 
 use penstock_tables::{Hop, Note, Verdict};
 
-use super::encap::SealingList;
+use super::batch::{Batch, Origin, Picks, fresh};
 use super::punt::{Twin, Twins};
-use super::{Context, Item, Meta, Origin, WorkerPort, encap, parse, tx};
+use super::{Context, WorkerPort, encap, parse, tx};
 use crate::port::{BURST, Burst, Frame, Port};
 use crate::wire::ethernet;
 use crate::wire::ipv4::{self, Ipv4};
 
-/// One burst of a port, fetched ahead.
+/// One burst of a port, fetched ahead; and how many frames it has.
 #[inline(always)]
-pub fn receive<P: Port>(queue: &mut P, cx: &mut Context<'_>) -> Burst<P::Frame> {
+pub fn receive<P: Port>(queue: &mut P, batch: &mut Batch<P::Frame>, cx: &mut Context<'_>) -> (Picks, usize) {
     let mut frames = Burst::new();
-    queue.receive(&mut frames);
+    let count = queue.receive(&mut frames);
     frames.iter().for_each(Frame::prefetch);
-    cx.tally.received += frames.len() as u64;
-    frames
+    cx.tally.received += count as u64;
+    (batch.load(&mut frames), count)
 }
 
 /// What the kernel sent through the twins: to the wire as it is, or into a tunnel where the destination belongs to one,
-/// so that the gateway's own traffic never leaves in the clear either. Returns how many frames there were.
+/// so that the gateway's own traffic never leaves in the clear either. Returns what is to be sealed, and how many frames
+/// there were.
 pub fn from_kernel<P: Port>(
     twins: &mut Twins<P::Frame>,
-    sealing: &mut SealingList<P::Frame>,
+    batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     cx: &mut Context<'_>,
-) -> usize {
+) -> (Picks, usize) {
+    let mut sealing = Picks::default();
     let mut count = 0;
     while count < BURST {
         let Some((twin, frame)) = twins.from_kernel.pop() else { break };
-        count += 1;
         cx.tally.received += 1;
         cx.tally.note(Note::FromKernel, 1);
-        match twin {
-            Twin::Port(port) if usize::from(port) < ports.len() => own(frame, port, sealing, ports, cx),
-            Twin::Port(_) => cx.end(frame, Verdict::PortDown),
-            Twin::Tunnel(tunnel) => into_tunnel(frame, 0, tunnel, sealing, cx),
+        let leaving = match twin {
+            Twin::Port(port) if usize::from(port) < ports.len() => own(frame, port, ports, cx),
+            Twin::Port(_) => {
+                cx.end(frame, Verdict::PortDown);
+                None
+            }
+            Twin::Tunnel(tunnel) => Some((frame, 0, tunnel)),
+        };
+        if let Some((frame, l3, tunnel)) = leaving {
+            into_tunnel(frame, l3, tunnel, count, &mut sealing, batch, cx);
         }
+        count += 1;
     }
-    count
+    (sealing, count)
 }
 
-/// A frame of the kernel for the wire of its port.
+/// A frame of the kernel for the wire of its port; given back where it belongs to a tunnel: frame, place of the IPv4
+/// header, slot of the tunnel.
 fn own<P: Port>(
     mut frame: P::Frame,
     port: u8,
-    sealing: &mut SealingList<P::Frame>,
     ports: &mut [WorkerPort<P>],
     cx: &mut Context<'_>,
-) {
-    let Some(header) = ethernet::parse(frame.data()) else { return cx.end(frame, Verdict::EthernetRunt) };
+) -> Option<(P::Frame, usize, u32)> {
+    let Some(header) = ethernet::parse(frame.data()) else {
+        cx.end(frame, Verdict::EthernetRunt);
+        return None;
+    };
     if header.ether_type == ethernet::IPV4 {
         // A VLAN device on top of the twin is no way around the tunnel.
         let l3 = ethernet::HEADER + if header.vlan.is_some() { ethernet::TAG } else { 0 };
         match parse::ip(&mut frame, l3) {
             Ok(ip) => {
                 if let Some(tunnel) = tunnel_of(&ip, cx) {
-                    return into_tunnel(frame, l3, tunnel, sealing, cx);
+                    return Some((frame, l3, tunnel));
                 }
             }
             // What cannot be read could belong to a tunnel.
-            Err(verdict) => return cx.end(frame, verdict),
+            Err(verdict) => {
+                cx.end(frame, verdict);
+                return None;
+            }
         }
     }
     let vlan = cx.ports[usize::from(port)].spec.vlan;
     if vlan != 0 {
-        match frame.prepend(ethernet::TAG) {
-            Some(_) => ethernet::insert_tag(frame.data_mut(), vlan),
-            None => return cx.end(frame, Verdict::NoHeadroom),
+        if frame.prepend(ethernet::TAG).is_none() {
+            cx.end(frame, Verdict::NoHeadroom);
+            return None;
         }
+        ethernet::insert_tag(frame.data_mut(), vlan);
     }
     tx::queue(&mut ports[usize::from(port)], frame, cx);
+    None
 }
 
 /// The tunnel that a packet of the kernel belongs to. What goes to the tunnel's own peer (IKE, ESP) does not, nor what goes
@@ -89,14 +105,16 @@ fn into_tunnel<F: Frame>(
     mut frame: F,
     l3: usize,
     tunnel: u32,
-    sealing: &mut SealingList<F>,
+    index: usize,
+    sealing: &mut Picks,
+    batch: &mut Batch<F>,
     cx: &mut Context<'_>,
 ) {
     match parse::ip(&mut frame, l3) {
-        Ok(ip) => {
-            let meta = Meta { ip, l3: l3 as u16, port: 0, origin: Origin::Kernel, answer: false };
-            encap::admit(Item { frame, meta }, tunnel, sealing, cx);
-        }
         Err(verdict) => cx.end(frame, verdict),
+        Ok(ip) => match batch.put(index, frame, fresh(ip, l3, 0, Origin::Kernel)) {
+            Some(refused) => cx.end(refused, Verdict::TransmitFull),
+            None => encap::admit(index, tunnel, sealing, batch, cx),
+        },
     }
 }

@@ -36,6 +36,22 @@ pub struct Ipv4 {
     pub offset: bool,
 }
 
+impl Ipv4 {
+    /// No packet.
+    pub const NOTHING: Ipv4 = Ipv4 {
+        source: 0,
+        destination: 0,
+        total_len: 0,
+        header_len: 0,
+        tos: 0,
+        ttl: 0,
+        protocol: 0,
+        dont_fragment: false,
+        fragment: false,
+        offset: false,
+    };
+}
+
 /// Why octets are no IPv4 packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
@@ -81,21 +97,30 @@ pub fn parse(octets: &[u8]) -> Result<Ipv4, Wrong> {
 /// The Internet checksum of an even or odd number of octets; 0 over a header whose checksum is right.
 #[inline(always)]
 pub fn checksum(octets: &[u8]) -> u16 {
-    let mut chunks = octets.chunks_exact(4);
-    let mut sum: u64 = chunks.by_ref().map(|word| u64::from(read_u32(word, 0))).sum();
-    let rest = chunks.remainder();
-    let mut last = [0; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    sum += u64::from(u32::from_be_bytes(last));
-    !fold(sum)
+    !fold(sum_of(octets)).to_be()
 }
 
+/// The one's complement sum of 16-bit words, not folded, in the machine's order of octets (RFC 1071 section 2).
 #[inline(always)]
-fn fold(mut sum: u64) -> u16 {
-    sum = (sum >> 32) + (sum & 0xffff_ffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    ((sum >> 16) + (sum & 0xffff)) as u16
+fn sum_of(octets: &[u8]) -> u64 {
+    let mut chunks = octets.chunks_exact(4);
+    let word = |octets: &[u8]| u64::from(u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]));
+    let mut sum: u64 = chunks.by_ref().map(word).sum();
+    let rest = chunks.remainder();
+    if !rest.is_empty() {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        sum += word(&last);
+    }
+    sum
+}
+
+/// Brings a sum of up to 2^32 words to 16 bits, carries around the end.
+#[inline(always)]
+fn fold(sum: u64) -> u16 {
+    let (low, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let low = low.wrapping_add(u32::from(carry));
+    (low.wrapping_add(low.rotate_left(16)) >> 16) as u16
 }
 
 /// Writes the checksum of a header whose checksum field may hold anything.
@@ -104,6 +129,21 @@ pub fn write_checksum(header: &mut [u8]) {
     header[10..12].fill(0);
     let sum = checksum(header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Writes DSCP and ECN, length, identification and don't-fragment into a header that has zeros there, and its checksum,
+/// reckoned from `template` and not from what was just written.
+#[inline(always)]
+pub fn complete(header: &mut [u8], template: &[u8], tos: u8, total_len: u16, identification: u16, dont_fragment: bool) {
+    let flags = u16::from(dont_fragment) << 14;
+    let fields = [u16::from(tos), total_len, identification, flags];
+    let sum: u64 = fields.iter().map(|field| u64::from(field.to_be())).sum();
+    let checksum = !fold(sum + sum_of(template));
+    header[1] = tos;
+    header[2..4].copy_from_slice(&total_len.to_be_bytes());
+    header[4..6].copy_from_slice(&identification.to_be_bytes());
+    header[6..8].copy_from_slice(&flags.to_be_bytes());
+    header[10..12].copy_from_slice(&checksum.to_ne_bytes());
 }
 
 /// Takes one hop from the TTL (at least 1) and mends the checksum (RFC 1624).
@@ -192,6 +232,38 @@ mod tests {
             flipped[at] ^= 0x10;
             assert!(parse(&flipped).is_err(), "octet {at}");
         }
+    }
+
+    #[test]
+    fn completed_headers_are_right() {
+        for step in 0..1000u16 {
+            let mut template = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 50, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7];
+            template[15] = step as u8;
+            let mut header = template;
+            complete(&mut header, &template, step as u8, 20 + step, step.wrapping_mul(77), step % 2 == 0);
+            assert_eq!(checksum(&header), 0, "{step}");
+            let mut octets = vec![0; 20 + usize::from(step)];
+            octets[..20].copy_from_slice(&header);
+            let ip = parse(&octets).unwrap();
+            assert_eq!((ip.tos, ip.total_len, ip.dont_fragment), (step as u8, 20 + step, step % 2 == 0));
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_rfc_1071() {
+        let slow = |octets: &[u8]| {
+            let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            let mut sum: u32 = octets.chunks(2).map(word).sum();
+            while sum >> 16 != 0 {
+                sum = (sum >> 16) + (sum & 0xffff);
+            }
+            !(sum as u16)
+        };
+        let octets: Vec<u8> = (0..600u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        for len in 0..octets.len() {
+            assert_eq!(checksum(&octets[..len]), slow(&octets[..len]), "{len}");
+        }
+        assert_eq!(checksum(&[0xff; 60]), slow(&[0xff; 60]));
     }
 
     #[test]

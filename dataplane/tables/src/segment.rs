@@ -9,6 +9,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -383,6 +384,12 @@ impl Segment {
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(offset).cast::<T>(), count) }
     }
 
+    /// The same as [`Segment::slice`], to be kept beside the segment.
+    pub(crate) fn array<T: Shared>(&self, offset: usize, count: usize) -> Array<T> {
+        let slice: &[T] = self.slice(offset, count);
+        Array { start: NonNull::from(slice).cast(), len: slice.len() }
+    }
+
     /// Owner's side: overwrites one value. The slot protocol says when no reader holds it.
     pub(crate) fn write<T: Shared>(&mut self, offset: usize, value: T) {
         assert!(offset + size_of::<T>() <= self.map.len() && offset.is_multiple_of(align_of::<T>()));
@@ -407,6 +414,36 @@ impl Segment {
         // mark going away.
         zeroize::Zeroize::zeroize(unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr(), len) });
         std::fs::remove_file(&self.path).map_err(|error| RegionError::io(&self.path, 0, error))
+    }
+}
+
+/// An array of a segment whose place was checked once. It lives in one struct with its segment, and no longer.
+#[derive(Debug)]
+pub(crate) struct Array<T> {
+    start: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: a pointer into a mapping that is `Send` and `Sync` itself.
+unsafe impl<T: Shared> Send for Array<T> {}
+// SAFETY: as above.
+unsafe impl<T: Shared> Sync for Array<T> {}
+
+impl<T: Shared> Array<T> {
+    /// The value at `index`.
+    #[inline(always)]
+    pub(crate) fn get(&self, index: usize) -> &T {
+        assert!(index < self.len);
+        // SAFETY: in bounds (asserted) of a slice that `Segment::slice` checked; the mapping lives, since the segment
+        // stands beside this in its owner.
+        unsafe { self.start.add(index).as_ref() }
+    }
+
+    /// All of it.
+    #[inline(always)]
+    pub(crate) fn as_slice(&self) -> &[T] {
+        // SAFETY: as in `get`, for every index.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 

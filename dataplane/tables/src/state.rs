@@ -11,7 +11,7 @@ use crate::layout::{Capacity, StateLayout};
 use crate::quiescence::Grace;
 use crate::replay::{InboundState, Window, ring_words};
 use crate::sa::InboundSa;
-use crate::segment::{Kind, RegionError, Segment};
+use crate::segment::{Array, Kind, RegionError, Segment};
 use crate::sequence::OutboundState;
 use crate::worker::{MAX_WORKERS, WorkerState};
 
@@ -135,47 +135,38 @@ impl PortState {
 /// What both sides do with the segment.
 #[derive(Debug)]
 struct StateMap {
-    segment: Segment,
-    layout: StateLayout,
-    inbound_slots: usize,
+    workers: Array<WorkerState>,
+    events: Array<EventRing>,
+    ports: Array<PortState>,
+    outbound: Array<OutboundState>,
+    inbound: Array<InboundState>,
+    rings: Array<AtomicU64>,
     ring_words: usize,
+    epoch: u32,
+    segment: Segment,
 }
 
 impl StateMap {
     fn new(segment: Segment) -> StateMap {
         let capacity = segment.capacity();
+        let layout = StateLayout::new(capacity);
+        let (inbound, ring_words) = (capacity.inbound_slots(), ring_words(capacity.replay_window));
         StateMap {
-            layout: StateLayout::new(capacity),
-            inbound_slots: capacity.inbound_slots(),
-            ring_words: ring_words(capacity.replay_window),
+            workers: segment.array(layout.workers, MAX_WORKERS),
+            events: segment.array(layout.events, MAX_WORKERS),
+            ports: segment.array(layout.ports, MAX_PORTS),
+            outbound: segment.array(layout.outbound, capacity.outbound_slots()),
+            inbound: segment.array(layout.inbound, inbound),
+            rings: segment.array(layout.rings, inbound * ring_words),
+            ring_words,
+            epoch: segment.header().epoch(),
             segment,
         }
     }
 
-    #[inline(always)]
-    fn outbound(&self, slot: u32) -> &OutboundState {
-        let offset = self.layout.outbound + slot as usize * size_of::<OutboundState>();
-        self.segment.at(offset)
-    }
-
-    #[inline(always)]
-    fn inbound(&self, slot: u32) -> &InboundState {
-        assert!((slot as usize) < self.inbound_slots);
-        self.segment.at(self.layout.inbound + slot as usize * size_of::<InboundState>())
-    }
-
     fn workers(&self) -> &[WorkerState] {
         let count = (self.segment.header().figure.load(Ordering::Acquire) as usize).min(MAX_WORKERS);
-        self.segment.slice(self.layout.workers, count)
-    }
-
-    fn events(&self, worker: usize) -> &EventRing {
-        assert!(worker < MAX_WORKERS);
-        self.segment.at(self.layout.events + worker * size_of::<EventRing>())
-    }
-
-    fn ports(&self) -> &[PortState] {
-        self.segment.slice(self.layout.ports, MAX_PORTS)
+        &self.workers.as_slice()[..count]
     }
 }
 
@@ -195,14 +186,14 @@ impl StateOwner {
         let count = workers.clamp(1, MAX_WORKERS);
         map.segment.header().figure.store(count as u32, Ordering::Release);
         map.workers().iter().for_each(WorkerState::restart);
-        map.ports().iter().for_each(PortState::clear);
+        map.ports.as_slice().iter().for_each(PortState::clear);
         Ok(StateOwner(map))
     }
 
     /// The number that SAs must carry to be used with this segment.
     #[inline(always)]
     pub fn epoch(&self) -> u32 {
-        self.0.segment.header().epoch()
+        self.0.epoch
     }
 
     /// Tells control the frequency of the TSC, in Hz.
@@ -213,21 +204,20 @@ impl StateOwner {
     /// Sequence word and counters of an outbound slot.
     #[inline(always)]
     pub fn outbound(&self, slot: u32) -> &OutboundState {
-        self.0.outbound(slot)
+        self.0.outbound.get(slot as usize)
     }
 
     /// Counters of an inbound slot.
     #[inline(always)]
     pub fn inbound(&self, slot: u32) -> &InboundState {
-        self.0.inbound(slot)
+        self.0.inbound.get(slot as usize)
     }
 
     /// Replay window of the SA in an inbound slot.
     #[inline(always)]
     pub fn window(&self, slot: u32, sa: &InboundSa) -> Window<'_> {
         let words = self.0.ring_words;
-        let offset = self.0.layout.rings + slot as usize * words * size_of::<AtomicU64>();
-        let ring = self.0.segment.slice(offset, words);
+        let ring = &self.0.rings.as_slice()[slot as usize * words..][..words];
         Window::new(self.inbound(slot), ring, sa.base(), sa.window())
     }
 
@@ -238,12 +228,12 @@ impl StateOwner {
 
     /// A worker's ring to control.
     pub fn events(&self, worker: usize) -> &EventRing {
-        self.0.events(worker)
+        self.0.events.get(worker)
     }
 
     /// Where the state of port `index` is told.
     pub fn port(&self, index: usize) -> &PortState {
-        &self.0.ports()[index]
+        self.0.ports.get(index)
     }
 
     /// A clean end: wipes and removes the file. Sequence numbers are gone then: only where no SA will be used again.
@@ -271,7 +261,7 @@ impl StateView {
 
     /// The number that SAs must carry to be used with this segment.
     pub fn epoch(&self) -> u32 {
-        self.0.segment.header().epoch()
+        self.0.epoch
     }
 
     /// Random number of the data plane's present run.
@@ -301,12 +291,12 @@ impl StateView {
 
     /// Sequence word and counters of an outbound slot.
     pub fn outbound(&self, slot: u32) -> &OutboundState {
-        self.0.outbound(slot)
+        self.0.outbound.get(slot as usize)
     }
 
     /// Counters and highest number of an inbound slot.
     pub fn inbound(&self, slot: u32) -> &InboundState {
-        self.0.inbound(slot)
+        self.0.inbound.get(slot as usize)
     }
 
     /// The workers of the data plane's last run.
@@ -316,12 +306,12 @@ impl StateView {
 
     /// A worker's ring to control.
     pub fn events(&self, worker: usize) -> &EventRing {
-        self.0.events(worker)
+        self.0.events.get(worker)
     }
 
     /// The ports, by index.
     pub fn ports(&self) -> &[PortState] {
-        self.0.ports()
+        self.0.ports.as_slice()
     }
 
     /// Starts to wait until no worker can hold what was unlinked before this call.

@@ -12,7 +12,7 @@ use crate::key::KeyBlock;
 use crate::layout::{Capacity, TablesLayout};
 use crate::quiescence::Grace;
 use crate::sa::{ESN, InboundSa, InboundSpec, OutboundSa, OutboundSpec, UDP};
-use crate::segment::{Kind, RegionError, Segment};
+use crate::segment::{Array, Kind, RegionError, Segment};
 use crate::slot::{SlotHead, SlotState};
 use crate::state::StateView;
 use crate::tunnel::{MAX_NAME, MAX_SELECTORS, Tunnel, TunnelSpec};
@@ -22,23 +22,46 @@ pub const MAX_PROBE: u32 = 64;
 
 #[derive(Debug)]
 struct TablesMap {
-    segment: Segment,
+    ports: Array<PortEntry>,
+    adjacencies: Array<AdjacencyWord>,
+    tunnels: Array<Tunnel>,
+    outbound: Array<OutboundSa>,
+    outbound_keys: Array<KeyBlock>,
+    inbound: Array<InboundSa>,
+    inbound_keys: Array<KeyBlock>,
+    fib_root: Array<AtomicU32>,
+    fib_groups: Array<AtomicU32>,
+    inbound_mask: u32,
     layout: TablesLayout,
     capacity: Capacity,
-    inbound_mask: u32,
+    segment: Segment,
 }
 
 impl TablesMap {
     fn new(segment: Segment) -> TablesMap {
         let capacity = segment.capacity();
-        let inbound_mask = capacity.inbound_slots() as u32 - 1;
-        TablesMap { layout: TablesLayout::new(capacity), capacity, inbound_mask, segment }
+        let layout = TablesLayout::new(capacity);
+        let (outbound, inbound) = (capacity.outbound_slots(), capacity.inbound_slots());
+        TablesMap {
+            ports: segment.array(layout.ports, MAX_PORTS),
+            adjacencies: segment.array(layout.adjacencies, capacity.neighbours as usize),
+            tunnels: segment.array(layout.tunnels, capacity.tunnels as usize),
+            outbound: segment.array(layout.outbound, outbound),
+            outbound_keys: segment.array(layout.outbound_keys, outbound),
+            inbound: segment.array(layout.inbound, inbound),
+            inbound_keys: segment.array(layout.inbound_keys, inbound),
+            fib_root: segment.array(layout.fib_root, ROOT),
+            fib_groups: segment.array(layout.fib_groups, capacity.fib_groups as usize * GROUP),
+            inbound_mask: inbound as u32 - 1,
+            layout,
+            capacity,
+            segment,
+        }
     }
 
     #[inline(always)]
     fn tunnel(&self, slot: u32) -> &Tunnel {
-        assert!(slot < self.capacity.tunnels);
-        self.segment.at(self.layout.tunnels + slot as usize * size_of::<Tunnel>())
+        self.tunnels.get(slot as usize)
     }
 
     fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
@@ -48,42 +71,36 @@ impl TablesMap {
 
     #[inline(always)]
     fn outbound(&self, slot: u32) -> &OutboundSa {
-        assert!((slot as usize) < self.capacity.outbound_slots());
-        self.segment.at(self.layout.outbound + slot as usize * size_of::<OutboundSa>())
+        self.outbound.get(slot as usize)
     }
 
     #[inline(always)]
     fn inbound(&self, slot: u32) -> &InboundSa {
-        self.segment.at(self.layout.inbound + (slot & self.inbound_mask) as usize * size_of::<InboundSa>())
+        self.inbound.get((slot & self.inbound_mask) as usize)
     }
 
     #[inline(always)]
     fn outbound_key(&self, slot: u32) -> &KeyBlock {
-        assert!((slot as usize) < self.capacity.outbound_slots());
-        self.segment.at(self.layout.outbound_keys + slot as usize * size_of::<KeyBlock>())
+        self.outbound_keys.get(slot as usize)
     }
 
     #[inline(always)]
     fn inbound_key(&self, slot: u32) -> &KeyBlock {
-        self.segment
-            .at(self.layout.inbound_keys + (slot & self.inbound_mask) as usize * size_of::<KeyBlock>())
+        self.inbound_keys.get((slot & self.inbound_mask) as usize)
     }
 
     #[inline(always)]
     fn adjacency(&self, index: u32) -> &AdjacencyWord {
-        assert!(index < self.capacity.neighbours);
-        self.segment.at(self.layout.adjacencies + index as usize * size_of::<AdjacencyWord>())
+        self.adjacencies.get(index as usize)
     }
 
     fn ports(&self) -> &[PortEntry] {
-        self.segment.slice(self.layout.ports, MAX_PORTS)
+        self.ports.as_slice()
     }
 
     #[inline(always)]
     fn fib(&self) -> Fib<'_> {
-        let groups: &[AtomicU32] =
-            self.segment.slice(self.layout.fib_groups, self.capacity.fib_groups as usize * GROUP);
-        Fib::new(self.segment.slice(self.layout.fib_root, ROOT), groups)
+        Fib::new(self.fib_root.as_slice(), self.fib_groups.as_slice())
     }
 
     /// The slot of the inbound SA with this SPI: its low bits, or for fixed SPIs one of the next slots.

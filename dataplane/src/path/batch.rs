@@ -1,0 +1,193 @@
+//! The packets of one loop, in place: stages pass on which of them they mean ([`Picks`]), not the packets themselves. A frame
+//! leaves the batch once, when it is sent, punted or dropped.
+
+use penstock_tables::{Adjacency, Hop};
+
+use crate::port::{BURST, Burst, Frame};
+use crate::wire::ipv4::Ipv4;
+
+const _: () = assert!(BURST == 64, "one bit of a word for each packet");
+
+/// Where a packet came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A port.
+    Wire,
+    /// The gateway itself, through a twin.
+    Kernel,
+    /// Decrypted, of the tunnel in this slot.
+    Tunnel(u32),
+}
+
+/// What is known of a packet on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Meta {
+    /// What its IPv4 header says.
+    pub ip: Ipv4,
+    /// Octets of frame before the IPv4 header.
+    pub l3: u16,
+    /// Octets of frame before the SPI, of an ESP packet for us.
+    pub esp: u16,
+    /// Index of the port that it came in by.
+    pub port: u8,
+    /// An ICMP error of ours: never answered itself.
+    pub answer: bool,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Where its destination leads; of a decrypted packet, only after `route`.
+    pub hop: Hop,
+    /// Slot of the outbound SA, of a packet to seal.
+    pub sa: u32,
+    /// Next hop of the outer packet, of a packet to seal.
+    pub next: Adjacency,
+}
+
+const NOTHING: Meta = Meta {
+    ip: Ipv4::NOTHING,
+    l3: 0,
+    esp: 0,
+    port: 0,
+    answer: false,
+    origin: Origin::Wire,
+    hop: Hop::None,
+    sa: 0,
+    next: Adjacency { port: 0, mac: [0; 6] },
+};
+
+/// Some packets of a batch, in the order that they came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Picks(u64);
+
+impl Picks {
+    /// Whether there is none.
+    #[inline(always)]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Adds packet `index` (below 64).
+    #[inline(always)]
+    pub fn insert(&mut self, index: usize) {
+        self.0 |= 1 << (index & 63);
+    }
+
+    /// Whether packet `index` is among them.
+    #[inline(always)]
+    pub fn contains(self, index: usize) -> bool {
+        self.0 >> (index & 63) & 1 != 0
+    }
+}
+
+impl IntoIterator for Picks {
+    type Item = usize;
+    type IntoIter = PicksIter;
+
+    #[inline(always)]
+    fn into_iter(self) -> PicksIter {
+        PicksIter(self.0)
+    }
+}
+
+/// The indices of [`Picks`], ascending.
+#[derive(Debug)]
+pub struct PicksIter(u64);
+
+impl Iterator for PicksIter {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        let index = self.0.trailing_zeros() as usize;
+        self.0 &= self.0.wrapping_sub(1);
+        (index < BURST).then_some(index)
+    }
+}
+
+/// See the module.
+pub struct Batch<F> {
+    frames: [Option<F>; BURST],
+    metas: [Meta; BURST],
+}
+
+impl<F: Frame> Batch<F> {
+    /// An empty batch.
+    pub fn new() -> Batch<F> {
+        Batch { frames: [const { None }; BURST], metas: [NOTHING; BURST] }
+    }
+
+    /// Takes the frames of a burst in; the batch is empty before.
+    #[inline(always)]
+    pub fn load(&mut self, burst: &mut Burst<F>) -> Picks {
+        let mut picks = Picks::default();
+        for (index, (place, frame)) in self.frames.iter_mut().zip(burst.drain(..)).enumerate() {
+            *place = Some(frame);
+            picks.insert(index);
+        }
+        picks
+    }
+
+    /// Puts a frame at `index` (below 64); gives it back where the place is taken.
+    #[inline(always)]
+    pub fn put(&mut self, index: usize, frame: F, meta: Meta) -> Option<F> {
+        match self.frames.get_mut(index) {
+            Some(place @ None) => {
+                *place = Some(frame);
+                self.metas[index] = meta;
+                None
+            }
+            _ => Some(frame),
+        }
+    }
+
+    /// Takes a frame out, for good.
+    #[inline(always)]
+    pub fn take(&mut self, index: usize) -> Option<F> {
+        self.frames[index & (BURST - 1)].take()
+    }
+
+    /// A frame and what is known of it.
+    #[inline(always)]
+    pub fn get(&mut self, index: usize) -> Option<(&mut F, &mut Meta)> {
+        let index = index & (BURST - 1);
+        self.frames[index].as_mut().map(|frame| (frame, &mut self.metas[index]))
+    }
+
+    /// What is known of a packet.
+    #[inline(always)]
+    pub fn meta(&self, index: usize) -> &Meta {
+        &self.metas[index & (BURST - 1)]
+    }
+
+    /// The picked frames at once, ascending, each to be written.
+    #[inline(always)]
+    pub fn each(&mut self, picks: Picks) -> impl Iterator<Item = (usize, &mut F)> {
+        let all = self.frames.iter_mut().enumerate();
+        all.filter(move |(index, _)| picks.contains(*index)).filter_map(|(index, it)| Some((index, it.as_mut()?)))
+    }
+}
+
+impl<F: Frame> Default for Batch<F> {
+    fn default() -> Self {
+        Batch::new()
+    }
+}
+
+/// What is known of a fresh IPv4 packet.
+#[inline(always)]
+pub fn fresh(ip: Ipv4, l3: usize, port: u8, origin: Origin) -> Meta {
+    Meta { ip, l3: l3 as u16, port, origin, ..NOTHING }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picks_are_an_ordered_set() {
+        let mut picks = Picks::default();
+        assert!(picks.is_empty() && picks.into_iter().next().is_none());
+        [63, 0, 5, 0].into_iter().for_each(|index| picks.insert(index));
+        assert_eq!(picks.into_iter().collect::<Vec<_>>(), [0, 5, 63]);
+        assert!(picks.contains(5) && !picks.contains(6));
+    }
+}
