@@ -162,7 +162,8 @@ impl<F: Frame> Batch<F> {
     #[inline(always)]
     pub fn each(&mut self, picks: Picks) -> impl Iterator<Item = (usize, &mut F)> {
         let all = self.frames.iter_mut().enumerate();
-        all.filter(move |(index, _)| picks.contains(*index)).filter_map(|(index, it)| Some((index, it.as_mut()?)))
+        all.filter(move |(index, _)| picks.contains(*index))
+            .filter_map(|(index, it)| Some((index, it.as_mut()?)))
     }
 }
 

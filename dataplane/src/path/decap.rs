@@ -81,13 +81,19 @@ fn admit<'a, F: Frame>(frame: &F, at: usize, cx: &Context<'a>) -> Result<Opening
         refuse(slot, verdict, cx);
         return Err(verdict);
     }
-    let aad = if sa.esn() { Aad::with_esn(header.spi, number) } else { Aad::new(header.spi, header.sequence) };
+    let aad =
+        if sa.esn() { Aad::with_esn(header.spi, number) } else { Aad::new(header.spi, header.sequence) };
     Ok(Opening { slot, sa, number, iv: header.iv, aad, text: at + esp::HEADER + esp::IV })
 }
 
 /// Runs the engine over all of them at once; returns those whose tag was right.
 #[inline(always)]
-fn run_engine<F: Frame>(picks: Picks, openings: &[Opening<'_>], batch: &mut Batch<F>, cx: &Context<'_>) -> Picks {
+fn run_engine<F: Frame>(
+    picks: Picks,
+    openings: &[Opening<'_>],
+    batch: &mut Batch<F>,
+    cx: &Context<'_>,
+) -> Picks {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     for ((_, frame), opening) in batch.each(picks).zip(openings) {
         jobs.push(Job {

@@ -25,7 +25,13 @@ struct Written {
 
 /// Takes a packet into the tunnel in slot `tunnel`, or drops it under the name of what is missing.
 #[inline(always)]
-pub fn admit<F: Frame>(index: usize, tunnel: u32, sealing: &mut Picks, batch: &mut Batch<F>, cx: &mut Context<'_>) {
+pub fn admit<F: Frame>(
+    index: usize,
+    tunnel: u32,
+    sealing: &mut Picks,
+    batch: &mut Batch<F>,
+    cx: &mut Context<'_>,
+) {
     let Some((_, meta)) = batch.get(index) else { return };
     match check(meta, tunnel, cx) {
         Ok((slot, next)) => {
@@ -130,7 +136,12 @@ fn run_engine<F: Frame>(picks: Picks, written: &[Written], batch: &mut Batch<F>,
 
 /// Writes trailer and headers around one packet.
 #[inline(always)]
-fn write<F: Frame>(frame: &mut F, meta: &Meta, runs: &mut Runs, cx: &Context<'_>) -> Result<Written, Verdict> {
+fn write<F: Frame>(
+    frame: &mut F,
+    meta: &Meta,
+    runs: &mut Runs,
+    cx: &Context<'_>,
+) -> Result<Written, Verdict> {
     let slot = meta.sa;
     let sa = cx.tables.outbound(slot).ok_or(Verdict::NoSa)?;
     let spi = sa.spi().ok_or(Verdict::NoSa)?;

@@ -87,7 +87,9 @@ fn step(meta: &Meta, cx: &Context<'_>) -> Step {
         Hop::Tunnel(slot) if meta.origin == Origin::Tunnel(slot) && !meta.answer => {
             return Step::End(Verdict::TunnelLoop);
         }
-        Hop::Tunnel(slot) => (Step::Seal(slot), cx.tables.tunnel(slot).map_or(u16::MAX, |tunnel| tunnel.inner_mtu())),
+        Hop::Tunnel(slot) => {
+            (Step::Seal(slot), cx.tables.tunnel(slot).map_or(u16::MAX, |tunnel| tunnel.inner_mtu()))
+        }
         Hop::Adjacency(index) => next_hop(cx.tables.adjacency(index), cx),
         Hop::Glean(port) => next_hop(Err(Unresolved { port: port as u8, address: ip.destination }), cx),
         Hop::None => return Step::End(Verdict::NoRoute),
@@ -114,7 +116,8 @@ fn next_hop(hop: Result<Adjacency, Unresolved>, cx: &Context<'_>) -> (Step, u16)
     match hop {
         Ok(next) => (Step::Clear(next), facts.spec.mtu),
         Err(unresolved) => {
-            cx.events.push(Event::NoNeighbour { port: u32::from(unresolved.port), address: unresolved.address });
+            cx.events
+                .push(Event::NoNeighbour { port: u32::from(unresolved.port), address: unresolved.address });
             (Step::End(Verdict::NoNeighbour), 0)
         }
     }

@@ -134,7 +134,14 @@ pub fn write_checksum(header: &mut [u8]) {
 /// Writes DSCP and ECN, length, identification and don't-fragment into a header that has zeros there, and its checksum,
 /// reckoned from `template` and not from what was just written.
 #[inline(always)]
-pub fn complete(header: &mut [u8], template: &[u8], tos: u8, total_len: u16, identification: u16, dont_fragment: bool) {
+pub fn complete(
+    header: &mut [u8],
+    template: &[u8],
+    tos: u8,
+    total_len: u16,
+    identification: u16,
+    dont_fragment: bool,
+) {
     let flags = u16::from(dont_fragment) << 14;
     let fields = [u16::from(tos), total_len, identification, flags];
     let sum: u64 = fields.iter().map(|field| u64::from(field.to_be())).sum();
