@@ -1,7 +1,11 @@
 //! Sealing and opening ESP payloads in bursts (RFC 4303, 4106): `path::encap` and `path::decap` enter jobs, an
 //! [`Engine`] works on all of them at once and may interleave packets, keys and directions.
 
+#[cfg(target_arch = "x86_64")]
+mod batch;
 pub mod reference;
+#[cfg(target_arch = "x86_64")]
+pub mod vaes;
 
 use penstock_tables::KeyBlock;
 
@@ -22,14 +26,15 @@ pub enum Direction {
 /// Additional authenticated data of ESP: SPI and sequence number (8 octets), or with ESN 12 (RFC 4106 section 5).
 #[derive(Clone, Copy, Debug)]
 pub struct Aad {
-    octets: [u8; 12],
+    /// Padded with zeros up to a block (SP 800-38D section 7.1 step 4).
+    octets: [u8; 16],
     len: u8,
 }
 
 impl Aad {
     /// SPI and 32-bit sequence number.
     pub fn new(spi: u32, seq: u32) -> Aad {
-        let mut octets = [0; 12];
+        let mut octets = [0; 16];
         octets[..4].copy_from_slice(&spi.to_be_bytes());
         octets[4..8].copy_from_slice(&seq.to_be_bytes());
         Aad { octets, len: 8 }
@@ -37,15 +42,36 @@ impl Aad {
 
     /// SPI and 64-bit extended sequence number.
     pub fn with_esn(spi: u32, seq: u64) -> Aad {
-        let mut octets = [0; 12];
+        let mut octets = [0; 16];
         octets[..4].copy_from_slice(&spi.to_be_bytes());
-        octets[4..].copy_from_slice(&seq.to_be_bytes());
+        octets[4..12].copy_from_slice(&seq.to_be_bytes());
         Aad { octets, len: 12 }
+    }
+
+    /// Other data of at most 16 octets, as test vectors have it; `None` where it is longer.
+    pub fn from_octets(data: &[u8]) -> Option<Aad> {
+        let mut octets = [0; 16];
+        octets.get_mut(..data.len())?.copy_from_slice(data);
+        Some(Aad { octets, len: data.len() as u8 })
     }
 
     /// The octets that are authenticated.
     pub fn as_bytes(&self) -> &[u8] {
         &self.octets[..usize::from(self.len)]
+    }
+
+    /// The octets that are authenticated, and zeros up to a block.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn padded(&self) -> u128 {
+        u128::from_le_bytes(self.octets)
+    }
+
+    /// Bits that are authenticated.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn bits(&self) -> u64 {
+        u64::from(self.len) * 8
     }
 }
 
@@ -115,7 +141,11 @@ struct Candidate {
 }
 
 /// Best first; the last one runs on everything.
-static CANDIDATES: [Candidate; 1] = [Candidate { engine: &Reference, missing: Vec::new }];
+static CANDIDATES: &[Candidate] = &[
+    #[cfg(target_arch = "x86_64")]
+    Candidate { engine: &vaes::Vaes, missing: vaes::missing },
+    Candidate { engine: &Reference, missing: Vec::new },
+];
 
 /// The names that [`select`] takes, best engine first, whether this CPU can run them or not.
 pub fn names() -> Vec<&'static str> {
@@ -171,6 +201,8 @@ mod tests {
     #[test]
     fn aad_is_spi_and_sequence_number_in_network_order() {
         assert_eq!(Aad::new(0x0102_0304, 5).as_bytes(), [1, 2, 3, 4, 0, 0, 0, 5]);
+        assert!(Aad::from_octets(&[7; 17]).is_none());
+        assert_eq!(Aad::from_octets(&[7; 16]).unwrap().as_bytes(), [7; 16]);
         let esn = Aad::with_esn(0x0102_0304, 0x1122_3344_5566_7788);
         assert_eq!(esn.as_bytes(), [1, 2, 3, 4, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]);
     }
