@@ -13,6 +13,9 @@ pub struct Cli {
     /// Configuration file.
     #[arg(long, short, global = true, default_value = "/etc/penstock/penstock.yaml", value_name = "FILE")]
     pub config: PathBuf,
+    /// Name of the gateway, in place of the file's: which one a command talks to, or is started.
+    #[arg(long, short, global = true, value_name = "NAME")]
+    pub name: Option<String>,
     /// Write JSON instead of words.
     #[arg(long, global = true)]
     pub json: bool,
@@ -24,10 +27,44 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the gateway in the foreground: control and data plane, until Ctrl-C.
+    Up,
+    /// Run the control process alone, beside a data plane that something else starts.
+    Control,
     /// Check a configuration file and say with line and column what is wrong with it.
     Check {
         /// The file; without it, that of --config.
         file: Option<PathBuf>,
+    },
+    /// Have the running gateway read its configuration again; tunnels that did not change lose nothing.
+    Apply,
+    /// Say how the running gateway is.
+    Status,
+    /// List something of the running gateway.
+    Show {
+        /// What to list.
+        #[command(subcommand)]
+        what: Show,
+    },
+    /// Show rates of the running gateway until Ctrl-C.
+    Top {
+        /// Seconds between two readings.
+        #[arg(long, short, default_value_t = 1.0, value_name = "SECONDS", value_parser = seconds)]
+        interval: f64,
+        /// Readings until it ends; without it, it goes on.
+        #[arg(long, short = 'r', value_name = "COUNT")]
+        readings: Option<u64>,
+    },
+    /// Step the lab keys of a tunnel to their next generation.
+    Rekey {
+        /// Name of the tunnel.
+        tunnel: String,
+        /// The generation to step to, where it should not be the next.
+        #[arg(long, short)]
+        generation: Option<u32>,
+        /// Step although the peer may not have followed the last step.
+        #[arg(long)]
+        force: bool,
     },
     /// Write the completions for a shell to standard output.
     Completions {
@@ -36,4 +73,50 @@ pub enum Command {
     },
     /// Write the manual page to standard output.
     Man,
+}
+
+/// What to list.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Show {
+    /// Security associations.
+    Sa {
+        /// Only those of this tunnel.
+        tunnel: Option<String>,
+    },
+    /// Tunnels.
+    Tunnels,
+    /// Routes of the data plane.
+    Routes,
+    /// Why frames were dropped.
+    Drops {
+        /// Reasons that never occurred too.
+        #[arg(long, short)]
+        all: bool,
+    },
+    /// Ports.
+    Ports,
+    /// Workers.
+    Workers,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds from 0.1 to 3600".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from(["penstock", "show", "sa", "a", "--json", "--name", "x"]);
+        assert!(cli.json && cli.name.as_deref() == Some("x"));
+        assert!(Cli::try_parse_from(["penstock", "top", "--interval", "0"]).is_err());
+    }
 }

@@ -1,7 +1,17 @@
 //! Penstock's control process: configuration, keys, kernel routes and neighbours, telemetry, command line.
 
+mod answers;
+pub mod api;
 pub mod cli;
 pub mod config;
+pub mod events;
+pub mod gateway;
 pub mod netlink;
 pub mod publish;
+pub mod region;
+pub mod run;
+pub mod show;
+pub mod supervise;
+pub mod telemetry;
+pub mod top;
 pub mod twins;

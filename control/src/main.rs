@@ -1,74 +1,172 @@
 //! The `penstock` command: arguments enter, output and an exit code leave (0 done, 1 refused, 2 wrong arguments).
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use penstock_control::cli::{Cli, Command};
+use penstock_control::api::client::{Client, ClientError};
+use penstock_control::api::types::{Answer, Request};
+use penstock_control::cli::{Cli, Command, Show};
 use penstock_control::config::{Config, ConfigError, Machine};
+use penstock_control::{run, show, top};
 use serde_json::json;
+
+type Done = Result<ExitCode, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.command {
-        Command::Check { file } => check(file.as_deref().unwrap_or(&cli.config), cli.json),
-        Command::Completions { shell } => completions(*shell),
-        Command::Man => man(),
-    };
-    match done {
+    match dispatch(&cli) {
         Ok(code) => code,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("penstock: {error}");
+            match error.downcast_ref::<ConfigError>() {
+                // Begins with the file's name, as a compiler's message does.
+                Some(error) => eprintln!("{error}"),
+                None if cli.json => eprintln!("{}", json!({ "error": error.to_string() })),
+                None => eprintln!("penstock: {error}"),
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-fn check(file: &Path, json: bool) -> io::Result<ExitCode> {
+fn dispatch(cli: &Cli) -> Done {
+    match &cli.command {
+        Command::Up => gateway(cli, true),
+        Command::Control => gateway(cli, false),
+        Command::Check { file } => check(file.as_deref().unwrap_or(&cli.config), cli.json),
+        Command::Apply => ask(cli, &Request::Apply, false),
+        Command::Status => ask(cli, &Request::Status, false),
+        Command::Show { what } => match what {
+            Show::Sa { tunnel } => ask(cli, &Request::Sas { tunnel: tunnel.clone() }, false),
+            Show::Tunnels => ask(cli, &Request::Tunnels, false),
+            Show::Routes => ask(cli, &Request::Routes, false),
+            Show::Drops { all } => ask(cli, &Request::Drops, *all),
+            Show::Ports => ask(cli, &Request::Ports, false),
+            Show::Workers => ask(cli, &Request::Workers, false),
+        },
+        Command::Top { interval, readings } => {
+            top::run(&mut connect(cli)?, *interval, *readings, cli.json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Rekey { tunnel, generation, force } => {
+            let request = Request::Rekey { tunnel: tunnel.clone(), generation: *generation, force: *force };
+            ask(cli, &request, false)
+        }
+        Command::Completions { shell } => completions(*shell),
+        Command::Man => man(),
+    }
+}
+
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    let io = match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Io(error)) => Some(error),
+        _ => error.downcast_ref::<io::Error>(),
+    };
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Runs a gateway in the foreground.
+fn gateway(cli: &Cli, supervise: bool) -> Done {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_target(false)
+        .init();
+    let mut checked = Config::load(&cli.config, &Machine::this())?;
+    checked.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    if let Some(name) = &cli.name {
+        checked.config.name.clone_from(name);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run::run(checked, cli.name.clone(), supervise))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn connect(cli: &Cli) -> Result<Client, ClientError> {
+    let name = cli.name.clone().unwrap_or_else(|| name_in(&cli.config));
+    Client::connect(&run::socket(&name))
+}
+
+/// The gateway's name as the file says it; a file that is not whole, or not readable for this user, is no hindrance.
+fn name_in(file: &Path) -> String {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: String,
+    }
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    serde_yaml::from_str::<Named>(&text).map_or_else(|_| "penstock".into(), |named| named.name)
+}
+
+fn ask(cli: &Cli, request: &Request, all: bool) -> Done {
+    let answer = connect(cli)?.ask(request)?;
+    let mut out = io::stdout().lock();
+    if cli.json {
+        serde_json::to_writer_pretty(&mut out, &bare(&answer)?)?;
+        writeln!(out)?;
+    } else {
+        out.write_all(show::text(&answer, all).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The answer without its name: who asked knows what for.
+fn bare(answer: &Answer) -> Result<serde_json::Value, serde_json::Error> {
+    Ok(match serde_json::to_value(answer)? {
+        serde_json::Value::Object(map) => {
+            map.into_iter().next().map_or_else(|| json!({}), |(_, value)| value)
+        }
+        value => value,
+    })
+}
+
+fn check(file: &Path, json: bool) -> Done {
     let result = Config::load(file, &Machine::this());
     let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if json {
-        let complaints = match &result {
-            Ok(_) => Vec::new(),
-            Err(ConfigError { complaints, .. }) => complaints.iter().map(|one| json!(one)).collect(),
+        let (complaints, warnings) = match &result {
+            Ok(checked) => (Vec::new(), checked.warnings.clone()),
+            Err(error) => (error.complaints.clone(), Vec::new()),
         };
-        let warnings = result.as_ref().map_or(&[][..], |checked| &checked.warnings);
         let answer =
             json!({ "file": file, "good": result.is_ok(), "complaints": complaints, "warnings": warnings });
         writeln!(io::stdout(), "{answer:#}")?;
         return Ok(code);
     }
-    match result {
-        Ok(checked) => {
-            for warning in &checked.warnings {
-                eprintln!("{}: warning: {warning}", file.display());
-            }
-            let (ports, tunnels) = (checked.config.ports.len(), checked.config.tunnels.len());
-            writeln!(io::stdout(), "{}: good: {ports} ports, {tunnels} tunnels", file.display())?;
-        }
-        Err(error) => eprintln!("{error}"),
+    let checked = result?;
+    for warning in &checked.warnings {
+        eprintln!("{}: warning: {warning}", file.display());
     }
+    let (ports, tunnels) = (checked.config.ports.len(), checked.config.tunnels.len());
+    writeln!(io::stdout(), "{}: good: {ports} ports, {tunnels} tunnels", file.display())?;
     Ok(code)
 }
 
-fn completions(shell: clap_complete::Shell) -> io::Result<ExitCode> {
+fn completions(shell: clap_complete::Shell) -> Done {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "penstock", &mut script);
     io::stdout().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn man() -> io::Result<ExitCode> {
+fn man() -> Done {
     let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-    for command in Cli::command().get_subcommands() {
-        let heading = format!(".SH \"penstock {}\"\n", command.get_name());
-        page.extend_from_slice(heading.as_bytes());
-        let command = command.clone().disable_help_flag(true);
-        clap_mangen::Man::new(command.clone()).render_description_section(&mut page)?;
-        clap_mangen::Man::new(command).render_options_section(&mut page)?;
+    let root = Cli::command();
+    clap_mangen::Man::new(root.clone()).render(&mut page)?;
+    for command in root.get_subcommands() {
+        writeln!(page, ".SH \"penstock {}\"", command.get_name())?;
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        writeln!(page, "{about}.")?;
+        let inner = command.get_subcommands().map(|one| (one.get_name(), one.get_about()));
+        for (name, about) in inner {
+            writeln!(page, ".TP\n\\fB{name}\\fR\n{}", about.map(ToString::to_string).unwrap_or_default())?;
+        }
+        for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let name =
+                argument.get_long().map_or_else(|| argument.get_id().to_string(), |long| format!("--{long}"));
+            writeln!(page, ".TP\n\\fB{}\\fR\n{help}", name.replace('-', "\\-"))?;
+        }
     }
     io::stdout().write_all(&page)?;
     Ok(ExitCode::SUCCESS)

@@ -71,7 +71,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let eal = start_dpdk(options)?;
     let hz = tsc_hz(&eal);
     state.set_tsc_hz(hz);
-    let frames = (options.memory * 7 / 8 * 1024 / (BUFFER / 1024 + 1)).clamp(4096, 1 << 20);
+    let frames = (options.memory * 5 / 8 * 1024 / (BUFFER / 1024 + 1)).clamp(4096, 1 << 20);
     let pool = Pool::new(&eal, "packets", &PoolConfig { frames, ..PoolConfig::default() })?;
     let mut ports = open_ports(options, &eal, &pool)?;
     let twins: Twins<Mbuf> = Twins::new(TWIN_RING, tables.capacity().tunnels);

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use penstock_tables::adjacency::MAX_PORTS;
 
 use super::check_tunnels;
-use super::scalar::{Count, InterfaceAddress};
+use super::scalar::InterfaceAddress;
 use super::types::{Config, Listen, Port};
 
 /// What the machine has, as far as a configuration can contradict it.
@@ -195,9 +195,6 @@ fn one_port(path: &str, port: &Port, found: &mut Found) {
         && !(1..=4094).contains(&vlan)
     {
         found.error(format!("{path}.vlan"), format!("`{vlan}`, expected a VLAN from 1 to 4094"));
-    }
-    if port.queues == Count::Fixed(1) && port.promiscuous && port.addresses.is_empty() {
-        found.warning(path, "has no address: it only takes what the kernel sends through its twin");
     }
     for (index, address) in port.addresses.iter().enumerate() {
         if let Some(wrong) = bad_own_address(address) {

@@ -1,7 +1,6 @@
 //! The forms of single values: text of the file enters, addresses, prefixes, keys and names leave, each with a message
 //! that shows the expected form. IPv6 is recognised so that it can be refused by name.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,9 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 /// Reads a type by its `FromStr`, writes it by its `Display`, and says in the schema what it looks like.
@@ -150,62 +148,6 @@ fn net_of(text: &str, form: &str) -> Result<Ipv4Net, String> {
 
 fn no_ipv6(text: &str, form: &str) -> String {
     format!("`{text}` is IPv6, which this release does not carry yet: use {form}")
-}
-
-/// `auto`, or a number that the operator insists on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Count {
-    /// As many as the device and the cores allow.
-    #[default]
-    Auto,
-    /// Just so many.
-    Fixed(u16),
-}
-
-impl<'de> Deserialize<'de> for Count {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {
-        struct Either;
-        impl Visitor<'_> for Either {
-            type Value = Count;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("auto or a number from 1 to 64")
-            }
-            fn visit_u64<E: Error>(self, number: u64) -> Result<Count, E> {
-                match u16::try_from(number) {
-                    Ok(number @ 1..=64) => Ok(Count::Fixed(number)),
-                    _ => Err(E::custom(format!("`{number}`, expected auto or a number from 1 to 64"))),
-                }
-            }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Count, E> {
-                match text {
-                    "auto" => Ok(Count::Auto),
-                    _ => Err(E::custom(format!("`{text}`, expected auto or a number from 1 to 64"))),
-                }
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl Serialize for Count {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Count::Auto => serializer.serialize_str("auto"),
-            Count::Fixed(number) => serializer.serialize_u16(*number),
-        }
-    }
-}
-
-impl JsonSchema for Count {
-    fn schema_name() -> Cow<'static, str> {
-        "Count".into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["string", "integer"], "x-form": "auto or a number from 1 to 64" })
-    }
 }
 
 /// Key material written in the file or read from one: wiped when dropped, never shown.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{Address, Count, InterfaceAddress, KeyText, Prefix, shown, text_form, unique};
+use super::scalar::{Address, InterfaceAddress, KeyText, Prefix, shown, text_form, unique};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -105,8 +105,8 @@ pub struct Memory {
     /// Memory for DPDK: packet buffers, queues, drivers.
     #[schemars(extend("x-unit" = "megabytes"))]
     pub megabytes: u32,
-    /// Directory of the region's two files. `auto` is `/dev/hugepages/penstock/NAME` with huge pages and
-    /// `/dev/shm/penstock/NAME` without.
+    /// Directory of the region's two files. `auto` is `penstock/NAME` below the mounted hugetlbfs with huge
+    /// pages, and `/dev/shm/penstock/NAME` without.
     #[schemars(extend("x-form" = "auto or a path"))]
     pub directory: Place,
 }
@@ -242,10 +242,6 @@ pub struct Port {
     /// 802.1Q tag of every packet on this port: 1 to 4094; without it, untagged.
     #[serde(default)]
     pub vlan: Option<u16>,
-    /// Receive and transmit queues. `auto` is one pair for each of the data plane's cores, where the device has them.
-    #[serde(default)]
-    #[schemars(extend("x-unit" = "queue pairs"))]
-    pub queues: Count,
     /// Takes packets that are addressed to other stations too.
     #[serde(default)]
     pub promiscuous: bool,

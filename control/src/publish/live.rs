@@ -16,7 +16,7 @@ const GRANT_LOG2_ESN: u8 = 30;
 /// The same without extended sequence numbers, of which there are 2^32 - 1.
 const GRANT_LOG2_SHORT: u8 = 26;
 /// Packets and inner octets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Traffic {
     /// Packets.
     pub packets: u64,

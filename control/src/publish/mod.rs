@@ -11,3 +11,4 @@ pub mod plan;
 pub mod rekey;
 pub mod routes;
 pub mod tunnels;
+pub mod view;

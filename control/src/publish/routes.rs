@@ -67,7 +67,7 @@ const SPECIAL: [(Ipv4Addr, u8, Hop); 4] = [
 ];
 
 /// A port and an address on its link.
-type Neighbour = (u8, Ipv4Addr);
+pub type Neighbour = (u8, Ipv4Addr);
 
 /// Next hops in the tables.
 #[derive(Debug, Default)]
@@ -112,6 +112,12 @@ impl Routes {
         });
         self.inherited.drain(..).for_each(|index| tables.remove_adjacency(index));
         result
+    }
+
+    /// The neighbours that must be resolved before any packet asks: gateways of routes and the way to every peer.
+    pub fn gateways(&self, kernel: &KernelView, tunnels: &Tunnels) -> HashSet<Neighbour> {
+        let peers = tunnels.iter().filter_map(|(_, live)| kernel.next_hop(live.plan.peer));
+        gateways(kernel).chain(peers).collect()
     }
 
     /// Adds next hops and updates MAC addresses.
@@ -186,12 +192,15 @@ impl Routes {
 }
 
 /// Gateways of routes, neighbours on link, and the way to every peer.
-fn hops(kernel: &KernelView, peers: impl Iterator<Item = (u8, Ipv4Addr)>) -> HashSet<(u8, Ipv4Addr)> {
-    let gateways = kernel.routes.values().filter_map(|target| match target {
+fn hops(kernel: &KernelView, peers: impl Iterator<Item = Neighbour>) -> HashSet<Neighbour> {
+    kernel.neighbours.keys().copied().chain(gateways(kernel)).chain(peers).collect()
+}
+
+fn gateways(kernel: &KernelView) -> impl Iterator<Item = Neighbour> {
+    kernel.routes.values().filter_map(|target| match target {
         Target::Gateway(port, via) => Some((*port, *via)),
         _ => None,
-    });
-    kernel.neighbours.keys().copied().chain(gateways).chain(peers).collect()
+    })
 }
 
 fn prefix(net: Ipv4Net) -> Prefix {

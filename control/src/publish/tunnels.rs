@@ -53,6 +53,12 @@ impl Tunnels {
         self.live.get(name)
     }
 
+    /// Forgets everything, to adopt it anew.
+    pub fn forget(&mut self) {
+        self.live.clear();
+        self.by_slot.clear();
+    }
+
     /// Name of the tunnel in `slot`.
     pub fn name_of(&self, slot: u32) -> Option<&str> {
         self.by_slot.get(&slot).map(String::as_str)

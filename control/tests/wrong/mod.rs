@@ -82,7 +82,7 @@ pub const TABLE: &[(&str, Change, &str)] = &[
     (
         "unknown key of a port",
         Replace("mtu: 1500", "mut: 1500"),
-        "a.yaml:7:54: ports.lan: unknown key `mut`, expected one of `device`, `addresses`, `mtu`, `vlan`, `queues`, `promiscuous`, `public`",
+        "a.yaml:7:54: ports.lan: unknown key `mut`, expected one of `device`, `addresses`, `mtu`, `vlan`, `promiscuous`, `public`",
     ),
     (
         "unknown key of a tunnel",
@@ -274,11 +274,6 @@ pub const TABLE: &[(&str, Change, &str)] = &[
         "mtu out of range",
         Replace("mtu: 1500", "mtu: 575"),
         "a.yaml:7:59: ports.lan.mtu: `575`, expected 576 to 9216 octets",
-    ),
-    (
-        "queues out of range",
-        Replace("mtu: 1500", "queues: 0"),
-        "a.yaml:7:62: ports.lan.queues: `0`, expected auto or a number from 1 to 64",
     ),
     (
         "route through nowhere",

@@ -1,0 +1,273 @@
+//! What clients and metrics are told: the gateway as it stands enters, the types of the local interface leave.
+
+use std::sync::atomic::Ordering;
+
+use penstock_tables::adjacency::Unresolved;
+use penstock_tables::worker::Tally;
+use penstock_tables::{Adjacency, Cipher, Hop, StateView, Verdict};
+
+use crate::api::types::{
+    Answer, Count, DataplaneStatus, Frames, PortStatus, Request, Response, RouteStatus, SaStatus, Status,
+    TunnelState, TunnelStatus, WorkerStatus,
+};
+use crate::gateway::Gateway;
+use crate::publish::live::{Live, Traffic};
+use crate::telemetry::Snapshot;
+
+impl Gateway {
+    /// Answers one request.
+    pub fn answer(&mut self, request: &Request) -> Response {
+        match request {
+            Request::Status => Response::Ok(Answer::Status(Box::new(self.status()))),
+            Request::Tunnels => Response::Ok(Answer::Tunnels(self.tunnels())),
+            Request::Sas { tunnel } => self.sas(tunnel.as_deref()),
+            Request::Routes => Response::Ok(Answer::Routes(self.routes())),
+            Request::Drops => Response::Ok(Answer::Drops(self.drops())),
+            Request::Ports => Response::Ok(Answer::Ports(self.ports())),
+            Request::Workers => Response::Ok(Answer::Workers(self.workers())),
+            Request::Apply => match self.apply() {
+                Ok(applied) => Response::Ok(Answer::Applied(applied)),
+                Err(error) => Response::Error(error),
+            },
+            Request::Rekey { tunnel, generation, force } => self.rekey(tunnel, *generation, *force),
+        }
+    }
+
+    /// Everything at one time, for metrics.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            status: self.status(),
+            tunnels: self.tunnels(),
+            ports: self.ports(),
+            workers: self.tallies(),
+            events_lost: self.events.lost(),
+        }
+    }
+
+    fn rekey(&mut self, name: &str, generation: Option<u32>, force: bool) -> Response {
+        let Some(state) = &self.state else { return Response::Error(NO_DATA_PLANE.into()) };
+        match self.tunnels.step(&mut self.tables, state, name, generation, force) {
+            Ok(generation) => Response::Ok(Answer::Rekeyed { tunnel: name.into(), generation }),
+            Err(error) => Response::Error(error.to_string()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let config = self.config();
+        let lives = self.state.as_ref().is_some_and(StateView::data_plane_lives);
+        let states = self.tunnels.iter().map(|(_, live)| self.state_of(live));
+        let mut total = Tally::default();
+        self.tallies().iter().for_each(|tally| total.add(tally));
+        let mut problems: Vec<String> = self.failures.iter().cloned().collect();
+        if !lives {
+            problems.insert(0, NO_DATA_PLANE.into());
+        }
+        Status {
+            name: config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            config: self.checked.file.clone(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            dataplane: DataplaneStatus {
+                running: lives,
+                pid: self.state.as_ref().map(StateView::pid),
+                restarts: self.restarts.load(Ordering::Relaxed),
+                workers: self.state.as_ref().map_or(0, |state| state.workers().len()),
+            },
+            tunnels: config.tunnels.len(),
+            tunnels_up: states.filter(|state| *state == TunnelState::Up).count(),
+            routes: self.tables.routes().len(),
+            frames: frames(&total),
+            problems,
+        }
+    }
+
+    fn state_of(&self, live: &Live) -> TunnelState {
+        let next_hop = self.view.next_hop(live.plan.peer);
+        match (&live.outbound, next_hop) {
+            (None, _) => TunnelState::NoSa,
+            (_, None) => TunnelState::NoRoute,
+            (_, Some(hop)) if !self.view.neighbours.contains_key(&hop) => TunnelState::NoNeighbour,
+            _ => TunnelState::Up,
+        }
+    }
+
+    fn tunnels(&self) -> Vec<TunnelStatus> {
+        let status = |(name, live): (&String, &Live)| {
+            let (sent, received) = match &self.state {
+                Some(state) => live.traffic(state),
+                None => (Traffic::default(), Traffic::default()),
+            };
+            let spec = &live.plan.spec;
+            TunnelStatus {
+                name: name.clone(),
+                state: self.state_of(live),
+                local: live.plan.local,
+                peer: live.plan.peer,
+                interface: (!spec.interface.is_empty()).then(|| spec.interface.clone()),
+                inner_mtu: spec.inner_mtu,
+                generation: live.generation,
+                peer_generation: live.peer_generation,
+                sent,
+                received,
+                problem: live.problem.clone(),
+            }
+        };
+        self.tunnels.iter().map(status).collect()
+    }
+
+    fn sas(&self, only: Option<&str>) -> Response {
+        if let Some(name) = only.filter(|name| self.tunnels.get(name).is_none()) {
+            return Response::Error(format!("there is no tunnel {name}: `penstock show tunnels` lists them"));
+        }
+        let Some(state) = &self.state else { return Response::Error(NO_DATA_PLANE.into()) };
+        let shown = self.tunnels.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+        Response::Ok(Answer::Sas(shown.flat_map(|(name, live)| sas_of(name, live, state)).collect()))
+    }
+
+    fn routes(&self) -> Vec<RouteStatus> {
+        let adjacencies: std::collections::HashMap<u32, Result<Adjacency, Unresolved>> =
+            self.tables.adjacencies().collect();
+        let port = |index: usize| {
+            self.config().ports.keys().nth(index).cloned().unwrap_or_else(|| index.to_string())
+        };
+        let words = |hop: &Hop| match hop {
+            Hop::None => "none".into(),
+            Hop::Local => "this gateway".into(),
+            Hop::Discard => "discard".into(),
+            Hop::Glean(index) => format!("port {} (on link)", port(*index as usize)),
+            Hop::Tunnel(slot) => format!("tunnel {}", self.tunnels.name_of(*slot).unwrap_or("?")),
+            Hop::Adjacency(index) => match adjacencies.get(index) {
+                Some(Ok(next)) => format!("port {} {}", port(usize::from(next.port)), mac(next.mac)),
+                Some(Err(next)) => {
+                    let address = std::net::Ipv4Addr::from_bits(next.address);
+                    format!("port {} via {address} (unresolved)", port(usize::from(next.port)))
+                }
+                None => "gone".into(),
+            },
+        };
+        let route = |(prefix, hop): (&penstock_tables::Prefix, &Hop)| RouteStatus {
+            prefix: format!("{}/{}", std::net::Ipv4Addr::from_bits(prefix.address), prefix.len),
+            target: words(hop),
+        };
+        self.tables.routes().iter().map(route).collect()
+    }
+
+    fn tallies(&self) -> Vec<Tally> {
+        self.state
+            .as_ref()
+            .map_or_else(Vec::new, |state| state.workers().iter().map(|worker| worker.read()).collect())
+    }
+
+    fn drops(&self) -> Vec<Count> {
+        let mut total = Tally::default();
+        self.tallies().iter().for_each(|tally| total.add(tally));
+        let count = |verdict: Verdict| Count {
+            name: verdict.name().into(),
+            frames: total.of(verdict),
+            meaning: verdict.describe().into(),
+        };
+        Verdict::drops().map(count).collect()
+    }
+
+    fn ports(&self) -> Vec<PortStatus> {
+        let config = self.config();
+        let public = config.public_ports();
+        let reports: Vec<_> =
+            self.state.iter().flat_map(|state| state.ports().iter().map(|port| port.get())).collect();
+        let status = |(index, (name, port)): (usize, (&String, &crate::config::Port))| {
+            let report = reports.get(index).cloned().flatten();
+            let open = report.is_some();
+            let report = report.unwrap_or_default();
+            PortStatus {
+                name: name.clone(),
+                device: port.device.clone(),
+                driver: report.driver,
+                open,
+                link_up: report.link_up,
+                speed_mbit: report.speed_mbit,
+                mac: mac(report.mac),
+                addresses: port.addresses.iter().map(ToString::to_string).collect(),
+                public: public[index],
+                queues: report.queues,
+                mtu: report.mtu,
+                received: Traffic { packets: report.rx_packets, bytes: report.rx_bytes },
+                sent: Traffic { packets: report.tx_packets, bytes: report.tx_bytes },
+                missed: report.rx_missed,
+                receive_errors: report.rx_errors + report.rx_no_buffer,
+                send_errors: report.tx_errors,
+                buffers_in_use: report.pool_in_use,
+                buffers: report.pool_size,
+            }
+        };
+        config.ports.iter().enumerate().map(status).collect()
+    }
+
+    fn workers(&self) -> Vec<WorkerStatus> {
+        let hz = self.state.as_ref().map_or(0, StateView::tsc_hz);
+        let micros =
+            |cycles: u64| (u128::from(cycles) * 1_000_000).checked_div(u128::from(hz)).unwrap_or(0) as u64;
+        let cores = &self.config().dataplane.cores;
+        let status = |(worker, tally): (usize, Tally)| WorkerStatus {
+            worker,
+            core: cores.get(worker).copied(),
+            frames: frames(&tally),
+            busy_cycles: tally.busy_cycles,
+            total_cycles: tally.total_cycles,
+            longest_gap_micros: micros(tally.worst_gap),
+        };
+        self.tallies().into_iter().enumerate().map(status).collect()
+    }
+}
+
+const NO_DATA_PLANE: &str = "the data plane does not run: start it, or see its messages";
+
+fn frames(tally: &Tally) -> Frames {
+    Frames {
+        received: tally.received,
+        sent: tally.of(Verdict::Sent),
+        punted: tally.of(Verdict::Punted),
+        dropped: Verdict::drops().map(|verdict| tally.of(verdict)).sum(),
+    }
+}
+
+fn sas_of(name: &str, live: &Live, state: &StateView) -> Vec<SaStatus> {
+    let form = &live.plan.form;
+    let cipher = match form.cipher {
+        Cipher::Aes128Gcm16 => "aes128gcm16",
+        Cipher::Aes256Gcm16 => "aes256gcm16",
+        Cipher::ChaCha20Poly1305 => "chacha20poly1305",
+    };
+    let common = |direction: &str, spi, slot, generation, sequence, traffic| SaStatus {
+        tunnel: name.into(),
+        direction: direction.into(),
+        spi,
+        slot,
+        cipher: cipher.into(),
+        esn: form.esn,
+        udp: form.udp,
+        generation,
+        sequence,
+        limit: None,
+        window: None,
+        refused: None,
+        traffic,
+    };
+    let outbound = live.outbound.iter().map(|sa| SaStatus {
+        limit: Some(sa.granted),
+        ..common("outbound", sa.spi, sa.slot, sa.generation, sa.sequence(state), sa.traffic(state))
+    });
+    let inbound = live.inbound.iter().map(|(generation, sa)| {
+        let (replayed, failed) = state.inbound(sa.slot).refusals();
+        SaStatus {
+            window: Some(form.window),
+            refused: Some(replayed + failed),
+            ..common("inbound", sa.spi, sa.slot, *generation, sa.sequence(state), sa.traffic(state))
+        }
+    });
+    outbound.chain(inbound).collect()
+}
+
+fn mac(octets: [u8; 6]) -> String {
+    octets.map(|octet| format!("{octet:02x}")).join(":")
+}

@@ -1,0 +1,364 @@
+//! The control process: a configuration, the kernel's news, the data plane's hints, clients' requests and signals enter,
+//! changes of the tables leave. One thread; everything that it owns it changes itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use penstock_tables::adjacency::PortSpec;
+use penstock_tables::segment::RegionError;
+use penstock_tables::{StateView, TablesWriter};
+
+use crate::api::types::Applied;
+use crate::config::{self, Checked, Config, Machine};
+use crate::events::Events;
+use crate::netlink::Mirror;
+use crate::publish::journal::{Journal, JournalError};
+use crate::publish::plan::{Plan, PlanError, plans};
+use crate::publish::routes::{KernelView, Routes};
+use crate::publish::tunnels::{Changes, Tunnels};
+use crate::publish::view::TwinIndex;
+use crate::region;
+use crate::twins::{RouteSpec, TwinKind, TwinSpec};
+
+/// How often the state segment's file is looked for, or looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a neighbour that the data plane asked for once is kept resolved.
+const KEPT: Duration = Duration::from_secs(60);
+/// How long slots that are going away are waited for, where new SAs need them at once.
+const GRACE: Duration = Duration::from_millis(100);
+/// How often installing what found no room is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Metric of the routes of the file: before those of routing protocols.
+const METRIC: u32 = 10;
+
+/// Why control cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The shared region.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// Where the region should stand.
+    #[error(transparent)]
+    Place(#[from] region::NoHugetlbfs),
+    /// The journal of granted numbers.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The tunnels' secrets.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A configuration that cannot be applied while running.
+    #[error("{0} cannot change while the gateway runs: restart it, or restore {0}")]
+    Restart(&'static str),
+}
+
+/// One gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    pub(crate) checked: Checked,
+    pub(crate) name: Option<String>,
+    pub(crate) started: Instant,
+    pub(crate) tables: TablesWriter,
+    pub(crate) state: Option<StateView>,
+    pub(crate) events: Events,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) view: KernelView,
+    pub(crate) restarts: Arc<AtomicU32>,
+    pub(crate) failures: BTreeSet<String>,
+    region: PathBuf,
+    plans: BTreeMap<String, Plan>,
+    routes: Routes,
+    twins: TwinIndex,
+    epoch: Option<u32>,
+    dirty: bool,
+    incomplete: Option<Instant>,
+    looked: Option<Instant>,
+    unread: Option<Instant>,
+    kept: HashMap<(u8, Ipv4Addr), Instant>,
+    asked: HashSet<(u32, Ipv4Addr)>,
+}
+
+impl Gateway {
+    /// Takes the role of control: makes the tables, or adopts those that are there.
+    ///
+    /// # Errors
+    /// [`GatewayError`], each saying what to do.
+    pub fn open(checked: Checked, name: Option<String>) -> Result<Gateway, GatewayError> {
+        let config = &checked.config;
+        let region = region::directory(config)?;
+        let plans = plans(config)?;
+        let tables = TablesWriter::open(&region, region::capacity(config))?;
+        let journal = Journal::open(&config.state_directory())?;
+        let routes = Routes::adopt(&tables);
+        let gateway = Gateway {
+            checked,
+            name,
+            started: Instant::now(),
+            tables,
+            state: None,
+            events: Events::default(),
+            tunnels: Tunnels::new(journal),
+            view: KernelView::default(),
+            restarts: Arc::default(),
+            failures: BTreeSet::new(),
+            region,
+            plans,
+            routes,
+            twins: TwinIndex::default(),
+            epoch: None,
+            dirty: false,
+            incomplete: None,
+            looked: None,
+            unread: None,
+            kept: HashMap::new(),
+            asked: HashSet::new(),
+        };
+        gateway.publish_ports();
+        Ok(gateway)
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> &Config {
+        &self.checked.config
+    }
+
+    /// Where the shared region stands.
+    pub fn region(&self) -> &Path {
+        &self.region
+    }
+
+    /// Counts restarts of the data plane from now on.
+    pub fn count_restarts(&mut self, restarts: Arc<AtomicU32>) {
+        self.restarts = restarts;
+    }
+
+    /// What is due every few milliseconds.
+    pub fn tick(&mut self, mirror: &mut Mirror) {
+        self.follow_state();
+        let Some(state) = &self.state else { return };
+        let news = self.events.drain(state);
+        let problems = self.tunnels.watch(&mut self.tables, state);
+        self.note("rekey", problems);
+        self.tables.reclaim(self.state.as_ref());
+        if self.incomplete.is_some_and(|since| since.elapsed() >= RETRY) {
+            self.fill();
+        }
+        for neighbour in news.neighbours {
+            self.kept.insert(neighbour, Instant::now());
+            if let Some(interface) = self.twins.interface_of(neighbour.0) {
+                mirror.resolve(interface, neighbour.1);
+                self.asked.insert((interface, neighbour.1));
+            }
+        }
+        if self.dirty {
+            self.publish_routes();
+            self.keep_neighbours(mirror);
+        }
+    }
+
+    /// The kernel changed, or the twins did.
+    pub fn kernel_changed(&mut self, mirror: &Mirror) {
+        let kernel = mirror.kernel();
+        let interfaces = self.checked.config.tunnels.values().filter_map(|tunnel| tunnel.interface.as_ref());
+        self.twins = TwinIndex::find(kernel, self.checked.config.ports.keys(), interfaces);
+        let view = self.twins.view(kernel);
+        if view != self.view {
+            self.view = view;
+            self.dirty = true;
+        }
+    }
+
+    /// Reads the file again and makes it so. Tunnels that did not change lose nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or what cannot change while running; nothing was changed then.
+    pub fn apply(&mut self) -> Result<Applied, String> {
+        let mut checked =
+            Config::load(&self.checked.file, &Machine::this()).map_err(|error| error.to_string())?;
+        if let Some(name) = &self.name {
+            checked.config.name.clone_from(name);
+        }
+        unchangeable(&self.checked.config, &checked.config).map_err(|error| error.to_string())?;
+        self.plans = plans(&checked.config).map_err(|error| error.to_string())?;
+        self.checked = checked;
+        self.publish_ports();
+        let changes = self.settle(false);
+        let warnings = self.checked.warnings.clone();
+        Ok(Applied { tunnels: changes, warnings, problems: self.failures.iter().cloned().collect() })
+    }
+
+    /// The twins and routes that the kernel should have; `None` until the data plane has told the MAC addresses of all
+    /// ports, since a twin without its port's would confuse the neighbours.
+    pub fn twins(&self) -> Option<(Vec<TwinSpec>, Vec<RouteSpec>)> {
+        let (config, state) = (&self.checked.config, self.state.as_ref()?);
+        let mut twins = Vec::new();
+        for (index, (name, port)) in config.ports.iter().enumerate() {
+            twins.push(TwinSpec {
+                name: name.clone(),
+                kind: TwinKind::Tap,
+                mac: Some(state.ports().get(index)?.get()?.mac),
+                mtu: port.mtu,
+                addresses: port.addresses.iter().map(|own| own.0).collect(),
+            });
+        }
+        for (name, tunnel) in &config.tunnels {
+            let (Some(interface), Some(plan)) = (&tunnel.interface, self.plans.get(name)) else { continue };
+            twins.push(TwinSpec {
+                name: interface.clone(),
+                kind: TwinKind::Tun,
+                mac: None,
+                mtu: plan.spec.inner_mtu,
+                addresses: tunnel.interface_addresses.iter().map(|own| own.0).collect(),
+            });
+        }
+        let route = |route: &config::Route| RouteSpec {
+            to: route.to.0,
+            via: Some(route.via.0),
+            twin: None,
+            metric: METRIC,
+        };
+        Some((twins, config.routes.iter().map(route).collect()))
+    }
+
+    /// A clean end of both processes: wipes every key.
+    ///
+    /// # Errors
+    /// Where the tables' file cannot be removed.
+    pub fn remove(self) -> Result<(), RegionError> {
+        let Gateway { tables, state, region, .. } = self;
+        drop(state);
+        tables.remove()?;
+        // Numbers and windows, no secrets. What was granted stands in the journal.
+        let _ = std::fs::remove_file(region.join("state"));
+        Ok(())
+    }
+
+    /// Opens the state segment when the data plane has made it, again when it was made anew.
+    fn follow_state(&mut self) {
+        let current = self.state.is_some();
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) && current {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        if self.state.as_ref().is_some_and(StateView::is_current) {
+            return;
+        }
+        match StateView::open(&self.region) {
+            Ok(state) => {
+                let epoch = state.epoch();
+                self.state = Some(state);
+                self.unread = None;
+                self.note("region", Vec::new());
+                if self.epoch != Some(epoch) {
+                    self.epoch = Some(epoch);
+                    self.settle(true);
+                }
+            }
+            Err(RegionError::Missing { .. }) => self.state = None,
+            Err(error) => {
+                self.state = None;
+                // For an instant the data plane's new file has no header yet.
+                if self.unread.get_or_insert_with(Instant::now).elapsed() >= RETRY {
+                    self.note("region", vec![error.to_string()]);
+                }
+            }
+        }
+    }
+
+    /// Makes tunnels, SAs and routes those of the plans. `anew`: the state segment is new to this process, so what stands
+    /// in the tables is looked at first.
+    fn settle(&mut self, anew: bool) -> Changes {
+        let Some(state) = &self.state else { return Changes::default() };
+        let mut leaving = Vec::new();
+        if anew {
+            self.tunnels.forget();
+            leaving = self.tunnels.adopt(&mut self.tables, state, &self.plans);
+        }
+        let (changes, gone) = self.tunnels.prepare(&mut self.tables, state, &self.plans);
+        leaving.extend(gone);
+        // Before the new tunnels are there, so that no route leads to a slot that is given to another.
+        self.publish_routes();
+        leaving.into_iter().for_each(|slot| self.tables.retire_tunnel(slot));
+        let until = Instant::now() + GRACE;
+        while self.tables.reclaim(self.state.as_ref()) > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.fill();
+        changes
+    }
+
+    /// Installs what is missing, then the routes to it.
+    fn fill(&mut self) {
+        let Some(state) = &self.state else { return };
+        let problems = match self.tunnels.fill(&mut self.tables, state, &self.plans) {
+            Ok(problems) => problems,
+            Err(error) => vec![error.to_string()],
+        };
+        self.incomplete = (!problems.is_empty()).then(Instant::now);
+        self.note("tunnels", problems);
+        self.publish_routes();
+        self.dirty = true;
+    }
+
+    fn publish_routes(&mut self) {
+        self.dirty = false;
+        let result = self.routes.publish(&mut self.tables, &self.view, &self.tunnels);
+        self.note("routes", result.err().map(|error| error.to_string()).into_iter().collect());
+    }
+
+    /// Has the kernel keep resolved what routes and tunnels lead to, and for a while what was asked for.
+    fn keep_neighbours(&mut self, mirror: &mut Mirror) {
+        self.kept.retain(|_, since| since.elapsed() < KEPT);
+        let needed = self.routes.gateways(&self.view, &self.tunnels);
+        let wanted = needed.iter().chain(self.kept.keys());
+        let wanted: HashSet<(u32, Ipv4Addr)> =
+            wanted.filter_map(|(port, address)| Some((self.twins.interface_of(*port)?, *address))).collect();
+        wanted.difference(&self.asked).for_each(|(interface, address)| mirror.resolve(*interface, *address));
+        self.asked.difference(&wanted).for_each(|(interface, address)| mirror.release(*interface, *address));
+        self.asked = wanted;
+    }
+
+    /// Tells the data plane of the ports.
+    fn publish_ports(&self) {
+        let config = &self.checked.config;
+        for (index, (port, public)) in config.ports.values().zip(config.public_ports()).enumerate() {
+            let address = port.addresses.first().map_or(0, |own| own.address().to_bits());
+            let spec = PortSpec { address, vlan: port.vlan.unwrap_or(0), mtu: port.mtu, public };
+            self.tables.port(index).set(spec);
+        }
+    }
+
+    /// Replaces what is known to be wrong with one part; logs what is new.
+    pub(crate) fn note(&mut self, part: &str, problems: Vec<String>) {
+        let prefix = format!("{part}: ");
+        let now: BTreeSet<String> = problems.into_iter().map(|problem| prefix.clone() + &problem).collect();
+        now.difference(&self.failures).for_each(|problem| log::error!("{problem}"));
+        self.failures.retain(|failure| !failure.starts_with(&prefix));
+        self.failures.extend(now);
+    }
+}
+
+/// Refuses what only a restart can change.
+fn unchangeable(old: &Config, new: &Config) -> Result<(), GatewayError> {
+    let ports = |config: &Config| -> Vec<(String, String, u16, bool)> {
+        let ports = config.ports.iter();
+        ports.map(|(name, port)| (name.clone(), port.device.clone(), port.mtu, port.promiscuous)).collect()
+    };
+    let changed = [
+        ("name", old.name != new.name),
+        ("state_directory", old.state_directory() != new.state_directory()),
+        ("memory", old.memory != new.memory),
+        ("dataplane", old.dataplane != new.dataplane),
+        ("capacity", old.capacity != new.capacity),
+        ("metrics", old.metrics != new.metrics),
+        ("ports (names, devices, mtu, promiscuous)", ports(old) != ports(new)),
+    ];
+    match changed.into_iter().find(|(_, changed)| *changed) {
+        Some((key, _)) => Err(GatewayError::Restart(key)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,248 @@
+//! The running control process: wires gateway, mirror, twins, local socket, metrics and the data plane's keeper together,
+//! until a signal or an error ends it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::api::server::{Call, Server};
+use crate::config::{Checked, Listen};
+use crate::gateway::{Gateway, GatewayError};
+use crate::netlink::{Mirror, MirrorError};
+use crate::supervise::{SuperviseError, Supervisor};
+use crate::telemetry;
+use crate::twins::{RouteSpec, TwinError, TwinSpec, Twins};
+
+/// How often hints and counters are looked at.
+const TICK: Duration = Duration::from_millis(20);
+/// How often twins that could not be made are tried again, and forwarding is held off.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why the gateway ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Region, journal or secrets.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// The kernel cannot be followed.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+    /// Twins cannot be managed.
+    #[error(transparent)]
+    Twin(#[from] TwinError),
+    /// The data plane does not run.
+    #[error(transparent)]
+    Supervise(#[from] SuperviseError),
+    /// The local socket.
+    #[error("cannot listen on {path}: {error}")]
+    Socket {
+        /// Its file.
+        path: PathBuf,
+        /// The kernel's word.
+        error: io::Error,
+    },
+    /// The metrics' port.
+    #[error("cannot serve metrics on {address}: {error}: set metrics.listen to another address, or to off")]
+    Metrics {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// The kernel's word.
+        error: io::Error,
+    },
+    /// Signals.
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// The local socket of the gateway called `name`.
+pub fn socket(name: &str) -> PathBuf {
+    Path::new("/run/penstock").join(name).join("api.sock")
+}
+
+/// Runs a gateway until SIGINT or SIGTERM; SIGHUP reads the configuration again. With `supervise` the data plane is started,
+/// kept running, and stopped at the end, and then nothing is left behind. Without, everything is left as it is.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Result<(), RunError> {
+    let signals = Signals::new().map_err(RunError::Signals)?;
+    let mut gateway = Gateway::open(checked, name)?;
+    let path = socket(&gateway.config().name);
+    let server = Server::bind(&path).map_err(|error| RunError::Socket { path, error })?;
+    let (calls, called) = mpsc::channel(64);
+    let serving = tokio::spawn(server.run(calls));
+    let (snapshots, scraped) = mpsc::channel(4);
+    let metrics = match gateway.config().metrics.listen {
+        Listen::Off => None,
+        Listen::At(address) => {
+            let server = telemetry::Server::bind(address).await;
+            let server = server.map_err(|error| RunError::Metrics { address, error })?;
+            Some(tokio::spawn(server.run(snapshots.clone())))
+        }
+    };
+    let twins = Kernel {
+        twins: Twins::open(&gateway.config().name)?,
+        applied: None,
+        tried: None,
+        held: Instant::now(),
+    };
+    let mirror = Mirror::open().await?;
+    let (stop, stopped) = watch::channel(false);
+    let keeper = match supervise {
+        true => {
+            let supervisor = Supervisor::new(gateway.config(), gateway.region())?;
+            gateway.count_restarts(supervisor.restarts());
+            Some(tokio::spawn(supervisor.run(stopped)))
+        }
+        false => None,
+    };
+    log::info!("gateway {} runs, region {}", gateway.config().name, gateway.region().display());
+    let mut process = Process { gateway, mirror, twins, signals };
+    let mut keeper = keeper;
+    let result = process.serve(called, scraped, &mut keeper).await;
+    serving.abort();
+    if let Some(metrics) = metrics {
+        metrics.abort();
+    }
+    let _ = stop.send(true);
+    if let Some(keeper) = keeper {
+        let _ = keeper.await;
+    }
+    if supervise {
+        process.end().await;
+    }
+    result
+}
+
+type Keeper = Option<tokio::task::JoinHandle<Result<(), SuperviseError>>>;
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// The twins and what was last made of them.
+struct Kernel {
+    twins: Twins,
+    applied: Option<(Vec<TwinSpec>, Vec<RouteSpec>)>,
+    tried: Option<Instant>,
+    held: Instant,
+}
+
+struct Process {
+    gateway: Gateway,
+    mirror: Mirror,
+    twins: Kernel,
+    signals: Signals,
+}
+
+impl Process {
+    async fn serve(
+        &mut self,
+        mut called: mpsc::Receiver<Call>,
+        mut scraped: mpsc::Receiver<tokio::sync::oneshot::Sender<telemetry::Snapshot>>,
+        keeper: &mut Keeper,
+    ) -> Result<(), RunError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.gateway.kernel_changed(&self.mirror);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {
+                    self.gateway.tick(&mut self.mirror);
+                    self.follow_twins().await;
+                }
+                changed = self.mirror.changed() => match changed {
+                    Ok(_) => self.gateway.kernel_changed(&self.mirror),
+                    Err(error) => {
+                        log::error!("{error}");
+                        self.mirror = Mirror::open().await?;
+                        self.gateway.kernel_changed(&self.mirror);
+                    }
+                },
+                Some(call) = called.recv() => {
+                    let response = self.gateway.answer(&call.request);
+                    let _ = call.reply.send(response);
+                }
+                Some(reply) = scraped.recv() => {
+                    let _ = reply.send(self.gateway.snapshot());
+                }
+                _ = self.signals.hangup.recv() => match self.gateway.apply() {
+                    Ok(applied) => log::info!("configuration applied: {:?}", applied.tunnels),
+                    Err(error) => log::error!("configuration not applied: {error}"),
+                },
+                _ = self.signals.interrupt.recv() => return Ok(()),
+                _ = self.signals.terminate.recv() => return Ok(()),
+                ended = ended(keeper) => return Ok(ended?),
+            }
+        }
+    }
+
+    /// Makes the kernel's twins those of the gateway, where they differ from what was made last.
+    async fn follow_twins(&mut self) {
+        let Some(wanted) = self.gateway.twins() else { return };
+        let kernel = &mut self.twins;
+        if kernel.held.elapsed() >= RETRY {
+            kernel.held = Instant::now();
+            let names = wanted.0.iter().map(|twin| twin.name.as_str());
+            if let Ok(found) = kernel.twins.hold_forwarding(names)
+                && !found.is_empty()
+            {
+                log::warn!("something let the kernel forward on {}: turned off again", found.join(", "));
+            }
+        }
+        let waits = kernel.tried.is_some_and(|tried| tried.elapsed() < RETRY);
+        if kernel.applied.as_ref() == Some(&wanted) || waits {
+            return;
+        }
+        let result = kernel.twins.apply(&wanted.0, &wanted.1).await;
+        let problems = match result {
+            Ok(_) => {
+                (kernel.applied, kernel.tried) = (Some(wanted), None);
+                Vec::new()
+            }
+            Err(error) => {
+                kernel.tried = Some(Instant::now());
+                vec![error.to_string()]
+            }
+        };
+        self.gateway.note("twins", problems);
+    }
+
+    /// Leaves nothing behind, neither keys nor devices.
+    async fn end(self) {
+        if let Err(error) = self.twins.twins.remove().await {
+            log::warn!("{error}");
+        }
+        if let Err(error) = self.gateway.remove() {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// Waits for the keeper's end; for ever where there is none.
+async fn ended(keeper: &mut Keeper) -> Result<(), SuperviseError> {
+    match keeper {
+        None => std::future::pending().await,
+        Some(handle) => {
+            let result = handle.await;
+            *keeper = None;
+            result.unwrap_or(Ok(()))
+        }
+    }
+}

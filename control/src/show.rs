@@ -1,0 +1,275 @@
+//! Answers in words: the types of the local interface enter, tables for people leave.
+
+use std::fmt::Write as _;
+
+use crate::api::types::{
+    Answer, Applied, Count, Frames, PortStatus, RouteStatus, SaStatus, Status, TunnelStatus, WorkerStatus,
+};
+
+/// The text for an answer. `all` shows counters that are zero too.
+pub fn text(answer: &Answer, all: bool) -> String {
+    match answer {
+        Answer::Status(status) => status_text(status),
+        Answer::Tunnels(tunnels) => tunnels_text(tunnels),
+        Answer::Sas(sas) => sas_text(sas),
+        Answer::Routes(routes) => routes_text(routes),
+        Answer::Drops(drops) => drops_text(drops, all),
+        Answer::Ports(ports) => ports_text(ports),
+        Answer::Workers(workers) => workers_text(workers),
+        Answer::Applied(applied) => applied_text(applied),
+        Answer::Rekeyed { tunnel, generation } => {
+            format!("tunnel {tunnel} seals with generation {generation}\n")
+        }
+    }
+}
+
+/// Lines of cells, as wide as their widest; numbers to the right.
+pub fn table(head: &[&str], lines: Vec<Vec<String>>) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|cell| cell.len()).collect();
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let number =
+        |cell: &str| cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains(['.', ':', '/']);
+    let numeric: Vec<bool> = (0..head.len())
+        .map(|column| {
+            lines.iter().all(|line| line.get(column).is_some_and(|cell| number(cell) || cell == "-"))
+        })
+        .collect();
+    let mut out = String::new();
+    let head = head.iter().map(|cell| (*cell).to_string()).collect();
+    for line in std::iter::once(&head).chain(&lines) {
+        let mut text = String::new();
+        for ((cell, width), right) in line.iter().zip(&widths).zip(&numeric) {
+            let _ = if *right { write!(text, "{cell:>width$}  ") } else { write!(text, "{cell:<width$}  ") };
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn frames_text(frames: &Frames) -> String {
+    let Frames { received, sent, punted, dropped } = frames;
+    format!("{received} received, {sent} sent, {punted} to the kernel, {dropped} dropped")
+}
+
+fn status_text(status: &Status) -> String {
+    let mut out =
+        format!("gateway    {} (version {}, {})\n", status.name, status.version, status.config.display());
+    let _ =
+        writeln!(out, "control    running as process {} for {}", status.pid, duration(status.uptime_seconds));
+    let dataplane = &status.dataplane;
+    let _ = match (dataplane.running, dataplane.pid) {
+        (true, Some(pid)) => writeln!(
+            out,
+            "data plane running as process {pid}, {} workers, restarted {} times",
+            dataplane.workers, dataplane.restarts
+        ),
+        _ => writeln!(out, "data plane not running"),
+    };
+    let _ = writeln!(out, "tunnels    {} of {} up", status.tunnels_up, status.tunnels);
+    let _ = writeln!(out, "routes     {}", status.routes);
+    let _ = writeln!(out, "frames     {}", frames_text(&status.frames));
+    for problem in &status.problems {
+        let _ = writeln!(out, "problem    {problem}");
+    }
+    out
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+fn tunnels_text(tunnels: &[TunnelStatus]) -> String {
+    let line = |tunnel: &TunnelStatus| {
+        vec![
+            tunnel.name.clone(),
+            tunnel.problem.clone().unwrap_or_else(|| tunnel.state.word().into()),
+            tunnel.local.to_string(),
+            tunnel.peer.to_string(),
+            tunnel.interface.clone().unwrap_or_else(|| "-".into()),
+            tunnel.generation.to_string(),
+            tunnel.inner_mtu.to_string(),
+            tunnel.sent.packets.to_string(),
+            tunnel.sent.bytes.to_string(),
+            tunnel.received.packets.to_string(),
+            tunnel.received.bytes.to_string(),
+        ]
+    };
+    let head = [
+        "TUNNEL",
+        "STATE",
+        "LOCAL",
+        "PEER",
+        "INTERFACE",
+        "GENERATION",
+        "MTU",
+        "SENT",
+        "OCTETS",
+        "RECEIVED",
+        "OCTETS",
+    ];
+    table(&head, tunnels.iter().map(line).collect())
+}
+
+fn sas_text(sas: &[SaStatus]) -> String {
+    let line = |sa: &SaStatus| {
+        let options = [sa.esn.then_some("esn"), sa.udp.then_some("udp")];
+        vec![
+            sa.tunnel.clone(),
+            sa.direction.clone(),
+            format!("{:#010x}", sa.spi),
+            sa.cipher.clone(),
+            options.into_iter().flatten().collect::<Vec<_>>().join(","),
+            sa.generation.to_string(),
+            sa.sequence.to_string(),
+            sa.limit.map_or_else(|| "-".into(), |limit| limit.to_string()),
+            sa.window.map_or_else(|| "-".into(), |window| window.to_string()),
+            sa.refused.map_or_else(|| "-".into(), |refused| refused.to_string()),
+            sa.traffic.packets.to_string(),
+            sa.traffic.bytes.to_string(),
+        ]
+    };
+    let head = [
+        "TUNNEL",
+        "DIRECTION",
+        "SPI",
+        "CIPHER",
+        "OPTIONS",
+        "GENERATION",
+        "SEQUENCE",
+        "LIMIT",
+        "WINDOW",
+        "REFUSED",
+        "PACKETS",
+        "OCTETS",
+    ];
+    table(&head, sas.iter().map(line).collect())
+}
+
+fn routes_text(routes: &[RouteStatus]) -> String {
+    table(
+        &["DESTINATION", "TARGET"],
+        routes.iter().map(|route| vec![route.prefix.clone(), route.target.clone()]).collect(),
+    )
+}
+
+fn drops_text(drops: &[Count], all: bool) -> String {
+    let shown: Vec<&Count> = drops.iter().filter(|drop| all || drop.frames > 0).collect();
+    if shown.is_empty() {
+        return "nothing was dropped\n".into();
+    }
+    let line = |drop: &&Count| vec![drop.name.clone(), drop.frames.to_string(), drop.meaning.clone()];
+    table(&["REASON", "FRAMES", "MEANING"], shown.iter().map(line).collect())
+}
+
+fn ports_text(ports: &[PortStatus]) -> String {
+    let line = |port: &PortStatus| {
+        let link = match (port.open, port.link_up, port.speed_mbit) {
+            (false, ..) => "closed".into(),
+            (_, false, _) => "down".into(),
+            (_, true, 0 | u32::MAX) => "up".into(),
+            (_, true, speed) => format!("up {speed} Mbit/s"),
+        };
+        vec![
+            port.name.clone(),
+            port.device.clone(),
+            port.driver.clone(),
+            link,
+            port.mac.clone(),
+            port.addresses.join(","),
+            if port.public { "public".into() } else { "private".into() },
+            port.received.packets.to_string(),
+            port.sent.packets.to_string(),
+            port.missed.to_string(),
+            (port.receive_errors + port.send_errors).to_string(),
+            format!("{}/{}", port.buffers_in_use, port.buffers),
+        ]
+    };
+    let head = [
+        "PORT",
+        "DEVICE",
+        "DRIVER",
+        "LINK",
+        "MAC",
+        "ADDRESSES",
+        "SIDE",
+        "RECEIVED",
+        "SENT",
+        "MISSED",
+        "ERRORS",
+        "BUFFERS",
+    ];
+    table(&head, ports.iter().map(line).collect())
+}
+
+/// Part of the cycles that went into loops with frames, in per cent.
+pub fn busy(busy_cycles: u64, total_cycles: u64) -> f64 {
+    if total_cycles == 0 { 0.0 } else { busy_cycles as f64 / total_cycles as f64 * 100.0 }
+}
+
+fn workers_text(workers: &[WorkerStatus]) -> String {
+    let line = |worker: &WorkerStatus| {
+        vec![
+            worker.worker.to_string(),
+            worker.core.map_or_else(|| "-".into(), |core| core.to_string()),
+            format!("{:.1} %", busy(worker.busy_cycles, worker.total_cycles)),
+            format!("{} us", worker.longest_gap_micros),
+            worker.frames.received.to_string(),
+            worker.frames.sent.to_string(),
+            worker.frames.punted.to_string(),
+            worker.frames.dropped.to_string(),
+        ]
+    };
+    let head = ["WORKER", "CORE", "BUSY", "LONGEST GAP", "RECEIVED", "SENT", "TO KERNEL", "DROPPED"];
+    table(&head, workers.iter().map(line).collect())
+}
+
+fn applied_text(applied: &Applied) -> String {
+    let tunnels = applied.tunnels;
+    let mut out = format!(
+        "applied: {} tunnels added, {} replaced, {} changed in place, {} removed, {} untouched\n",
+        tunnels.added, tunnels.replaced, tunnels.updated, tunnels.removed, tunnels.untouched
+    );
+    applied.warnings.iter().for_each(|warning| out.push_str(&format!("warning: {warning}\n")));
+    applied.problems.iter().for_each(|problem| out.push_str(&format!("problem: {problem}\n")));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let lines =
+            vec![vec!["a".into(), "5".into(), "x".into()], vec!["long".into(), "1234".into(), String::new()]];
+        assert_eq!(table(&["NAME", "N", "REST"], lines), "NAME     N  REST\na        5  x\nlong  1234\n");
+    }
+
+    #[test]
+    fn what_never_happened_is_not_shown() {
+        let count = |name: &str, frames| Count { name: name.into(), frames, meaning: "words".into() };
+        let drops = [count("replayed", 0), count("too_old", 2)];
+        assert_eq!(drops_text(&drops, false), "REASON   FRAMES  MEANING\ntoo_old       2  words\n");
+        assert!(drops_text(&drops, true).contains("replayed"));
+        assert_eq!(drops_text(&drops[..1], false), "nothing was dropped\n");
+    }
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!(
+            [5, 65, 3661, 90_000].map(duration),
+            ["5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"].map(String::from)
+        );
+    }
+}
