@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use penstock_tables::tables::TableFull;
+use penstock_tables::TableFull;
 use penstock_tables::{InboundSpec, KeyBlock, OutboundSpec, StateView, TablesWriter};
 
 use super::journal::Journal;

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use penstock_tables::tables::TableFull;
+use penstock_tables::TableFull;
 use penstock_tables::{StateView, TablesWriter};
 
 use super::journal::{JournalError, Record};

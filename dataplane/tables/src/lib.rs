@@ -10,7 +10,8 @@
 //! | `slot`, `quiescence` | how a slot is published and reclaimed while workers run |
 //! | `key`, `sa`, `tunnel`, `adjacency`, `fib` | what control writes |
 //! | `sequence`, `replay`, `verdict`, `events`, `worker` | what the data plane writes |
-//! | `tables`, `state` | the two segments as each side sees them |
+//! | `tables`, `writer` | the segment `tables` as the data plane and as control see it |
+//! | `state` | the segment `state` as both see it |
 
 #[cfg(not(loom))]
 pub mod adjacency;
@@ -43,6 +44,8 @@ pub mod tunnel;
 pub mod verdict;
 #[cfg(not(loom))]
 pub mod worker;
+#[cfg(not(loom))]
+pub mod writer;
 
 #[cfg(not(loom))]
 pub use adjacency::{Adjacency, PortEntry};
@@ -59,11 +62,13 @@ pub use segment::RegionError;
 #[cfg(not(loom))]
 pub use state::{StateOwner, StateView};
 #[cfg(not(loom))]
-pub use tables::{TablesView, TablesWriter};
+pub use tables::TablesView;
 #[cfg(not(loom))]
 pub use tunnel::{DontFragment, Selector, Tunnel, TunnelSpec};
 #[cfg(not(loom))]
 pub use verdict::{Note, Verdict};
+#[cfg(not(loom))]
+pub use writer::{TableFull, TablesWriter};
 
 /// No index: an empty reference into a table.
 pub const NONE: u32 = u32::MAX;

@@ -1,44 +1,37 @@
-//! The segment `tables`: written by control, mapped read-only by the data plane. SAs with expanded keys, tunnels, routes,
-//! next hops, ports. Changing it never stops a worker (`slot`, `quiescence`).
+//! The segment `tables` as the data plane sees it: read-only. SAs with expanded keys, tunnels, routes, next hops, ports, as
+//! control wrote them (`writer`). Changing them never stops a worker (`slot`, `quiescence`).
 
-use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::NONE;
 use crate::adjacency::{Adjacency, AdjacencyWord, MAX_PORTS, PortEntry, Unresolved};
-use crate::fib::{Fib, FibFull, FibWriter, GROUP, Hop, Prefix, ROOT};
+use crate::fib::{Fib, GROUP, Hop, ROOT};
 use crate::key::KeyBlock;
 use crate::layout::{Capacity, TablesLayout};
-use crate::quiescence::Grace;
-use crate::sa::{ESN, InboundSa, InboundSpec, OutboundSa, OutboundSpec, UDP};
+use crate::sa::{InboundSa, OutboundSa};
 use crate::segment::{Array, Kind, RegionError, Segment};
-use crate::slot::{SlotHead, SlotState};
-use crate::state::StateView;
-use crate::tunnel::{MAX_NAME, MAX_SELECTORS, Tunnel, TunnelSpec};
+use crate::tunnel::Tunnel;
 
-/// How far from its natural slot a fixed SPI may stand.
-pub const MAX_PROBE: u32 = 64;
-
+/// The arrays of the segment, found once.
 #[derive(Debug)]
-struct TablesMap {
-    ports: Array<PortEntry>,
-    adjacencies: Array<AdjacencyWord>,
-    tunnels: Array<Tunnel>,
-    outbound: Array<OutboundSa>,
-    outbound_keys: Array<KeyBlock>,
-    inbound: Array<InboundSa>,
-    inbound_keys: Array<KeyBlock>,
-    fib_root: Array<AtomicU32>,
-    fib_groups: Array<AtomicU32>,
-    inbound_mask: u32,
-    layout: TablesLayout,
-    capacity: Capacity,
-    segment: Segment,
+pub(crate) struct TablesMap {
+    pub(crate) ports: Array<PortEntry>,
+    pub(crate) adjacencies: Array<AdjacencyWord>,
+    pub(crate) tunnels: Array<Tunnel>,
+    pub(crate) outbound: Array<OutboundSa>,
+    pub(crate) outbound_keys: Array<KeyBlock>,
+    pub(crate) inbound: Array<InboundSa>,
+    pub(crate) inbound_keys: Array<KeyBlock>,
+    pub(crate) fib_root: Array<AtomicU32>,
+    pub(crate) fib_groups: Array<AtomicU32>,
+    pub(crate) inbound_mask: u32,
+    pub(crate) layout: TablesLayout,
+    pub(crate) capacity: Capacity,
+    pub(crate) segment: Segment,
 }
 
 impl TablesMap {
-    fn new(segment: Segment) -> TablesMap {
+    pub(crate) fn new(segment: Segment) -> TablesMap {
         let capacity = segment.capacity();
         let layout = TablesLayout::new(capacity);
         let (outbound, inbound) = (capacity.outbound_slots(), capacity.inbound_slots());
@@ -60,52 +53,52 @@ impl TablesMap {
     }
 
     #[inline(always)]
-    fn tunnel(&self, slot: u32) -> &Tunnel {
+    pub(crate) fn tunnel(&self, slot: u32) -> &Tunnel {
         self.tunnels.get(slot as usize)
     }
 
-    fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
+    pub(crate) fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
         let all = (0..self.capacity.tunnels).map(|slot| (slot, self.tunnel(slot)));
         all.filter(|(_, tunnel)| tunnel.head.live().is_some())
     }
 
     #[inline(always)]
-    fn outbound(&self, slot: u32) -> &OutboundSa {
+    pub(crate) fn outbound(&self, slot: u32) -> &OutboundSa {
         self.outbound.get(slot as usize)
     }
 
     #[inline(always)]
-    fn inbound(&self, slot: u32) -> &InboundSa {
+    pub(crate) fn inbound(&self, slot: u32) -> &InboundSa {
         self.inbound.get((slot & self.inbound_mask) as usize)
     }
 
     #[inline(always)]
-    fn outbound_key(&self, slot: u32) -> &KeyBlock {
+    pub(crate) fn outbound_key(&self, slot: u32) -> &KeyBlock {
         self.outbound_keys.get(slot as usize)
     }
 
     #[inline(always)]
-    fn inbound_key(&self, slot: u32) -> &KeyBlock {
+    pub(crate) fn inbound_key(&self, slot: u32) -> &KeyBlock {
         self.inbound_keys.get((slot & self.inbound_mask) as usize)
     }
 
     #[inline(always)]
-    fn adjacency(&self, index: u32) -> &AdjacencyWord {
+    pub(crate) fn adjacency(&self, index: u32) -> &AdjacencyWord {
         self.adjacencies.get(index as usize)
     }
 
-    fn ports(&self) -> &[PortEntry] {
+    pub(crate) fn ports(&self) -> &[PortEntry] {
         self.ports.as_slice()
     }
 
     #[inline(always)]
-    fn fib(&self) -> Fib<'_> {
+    pub(crate) fn fib(&self) -> Fib<'_> {
         Fib::new(self.fib_root.as_slice(), self.fib_groups.as_slice())
     }
 
     /// The slot of the inbound SA with this SPI: its low bits, or for fixed SPIs one of the next slots.
     #[inline(always)]
-    fn inbound_slot(&self, spi: u32) -> Option<u32> {
+    pub(crate) fn inbound_slot(&self, spi: u32) -> Option<u32> {
         let first = spi & self.inbound_mask;
         if self.inbound(first).head.is_live_as(spi) {
             return Some(first);
@@ -205,457 +198,4 @@ impl TablesView {
     pub fn port(&self, index: usize) -> &PortEntry {
         &self.0.ports()[index]
     }
-}
-
-/// No free slot.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TableFull {
-    /// No tunnel slot.
-    #[error("all {0} tunnels of `capacity.tunnels` are taken")]
-    Tunnels(u32),
-    /// No SA slot.
-    #[error("no free SA slot: `capacity.tunnels` is too small for the SAs that are being rekeyed at once")]
-    Sas,
-    /// Every slot that a fixed SPI may stand in is taken, or the SPI itself is.
-    #[error(
-        "SPI {0:#x} cannot be placed: it is in use, reserved (below 256), or its neighbourhood is full; choose another"
-    )]
-    Spi(u32),
-    /// No next hop slot.
-    #[error("all {0} next hops of `capacity.neighbours` are taken")]
-    Neighbours(u32),
-    /// No room for routes.
-    #[error(transparent)]
-    Routes(#[from] FibFull),
-    /// The tunnel has more selectors or a longer name than fit.
-    #[error(
-        "tunnel {0}: at most {MAX_SELECTORS} prefixes on each side, {MAX_NAME} octets of name, and 15 of interface"
-    )]
-    Tunnel(String),
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Retired {
-    Outbound(u32),
-    Inbound(u32),
-    Tunnel(u32),
-    Groups(Vec<u32>),
-}
-
-/// Control's side.
-#[derive(Debug)]
-pub struct TablesWriter {
-    map: TablesMap,
-    fib: FibWriter,
-    free_outbound: Vec<u32>,
-    free_inbound: FreeList,
-    free_tunnels: Vec<u32>,
-    free_adjacencies: Vec<u32>,
-    waiting: Vec<(Retired, Option<Grace>)>,
-    generation: u32,
-}
-
-impl TablesWriter {
-    /// Takes the role of control in `directory`: adopts what is there, or makes it new. Slots that a dead control left
-    /// half-written are wiped, those it was retiring are retired again.
-    ///
-    /// # Errors
-    /// [`RegionError`], each saying what to do.
-    pub fn open(directory: &Path, capacity: Capacity) -> Result<TablesWriter, RegionError> {
-        let len = TablesLayout::new(capacity.check()?).len;
-        let (segment, adopted) = Segment::own(directory, Kind::Tables, capacity, len)?;
-        let map = TablesMap::new(segment);
-        if !adopted {
-            (0..capacity.neighbours)
-                .for_each(|index| map.adjacency(index).0.store(UNUSED, Ordering::Relaxed));
-        }
-        let mut writer = TablesWriter {
-            fib: FibWriter::adopt(map.fib()),
-            free_outbound: Vec::new(),
-            free_inbound: FreeList::new(map.inbound_mask as usize + 1),
-            free_tunnels: Vec::new(),
-            free_adjacencies: (0..capacity.neighbours)
-                .rev()
-                .filter(|index| map.adjacency(*index).0.load(Ordering::Relaxed) == UNUSED)
-                .collect(),
-            waiting: Vec::new(),
-            generation: 0,
-            map,
-        };
-        writer.adopt_slots();
-        Ok(writer)
-    }
-
-    fn adopt_slots(&mut self) {
-        for slot in (0..self.map.capacity.outbound_slots() as u32).rev() {
-            match self.map.outbound(slot).head.get().0 {
-                SlotState::Free => self.free_outbound.push(slot),
-                SlotState::Filling => self.wipe(Retired::Outbound(slot)),
-                SlotState::Retiring => self.waiting.push((Retired::Outbound(slot), None)),
-                SlotState::Live => {}
-            }
-        }
-        for slot in (0..=self.map.inbound_mask).rev() {
-            match self.map.inbound(slot).head.get().0 {
-                SlotState::Free => self.free_inbound.give(slot),
-                SlotState::Filling => self.wipe(Retired::Inbound(slot)),
-                SlotState::Retiring => self.waiting.push((Retired::Inbound(slot), None)),
-                SlotState::Live => {}
-            }
-        }
-        for slot in (0..self.map.capacity.tunnels).rev() {
-            let (state, tag) = self.map.tunnel(slot).head.get();
-            self.generation = self.generation.max(tag);
-            match state {
-                SlotState::Free => self.free_tunnels.push(slot),
-                SlotState::Filling => self.wipe(Retired::Tunnel(slot)),
-                SlotState::Retiring => self.waiting.push((Retired::Tunnel(slot), None)),
-                SlotState::Live => {}
-            }
-        }
-    }
-
-    /// What the region was made for.
-    pub fn capacity(&self) -> Capacity {
-        self.map.capacity
-    }
-
-    /// The live tunnels with their slots.
-    pub fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
-        self.map.tunnels()
-    }
-
-    /// The live outbound SAs with their slots.
-    pub fn outbound(&self) -> impl Iterator<Item = (u32, &OutboundSa)> {
-        let all = (0..self.map.capacity.outbound_slots() as u32).map(|slot| (slot, self.map.outbound(slot)));
-        all.filter(|(_, sa)| sa.head.live().is_some())
-    }
-
-    /// The live inbound SAs with their slots.
-    pub fn inbound(&self) -> impl Iterator<Item = (u32, &InboundSa)> {
-        let all = (0..=self.map.inbound_mask).map(|slot| (slot, self.map.inbound(slot)));
-        all.filter(|(_, sa)| sa.head.live().is_some())
-    }
-
-    /// Key blocks as the data plane sees them, for re-adoption and tests: outbound.
-    pub fn outbound_key(&self, slot: u32) -> &KeyBlock {
-        self.map.outbound_key(slot)
-    }
-
-    /// Key blocks as the data plane sees them, for re-adoption and tests: inbound.
-    pub fn inbound_key(&self, slot: u32) -> &KeyBlock {
-        self.map.inbound_key(slot)
-    }
-
-    /// Adds a tunnel without an SA: routes may lead to it now, its packets are dropped until an SA is there.
-    ///
-    /// # Errors
-    /// [`TableFull`].
-    pub fn add_tunnel(&mut self, spec: &TunnelSpec) -> Result<u32, TableFull> {
-        check_tunnel(spec)?;
-        let slot = self.free_tunnels.pop().ok_or(TableFull::Tunnels(self.map.capacity.tunnels))?;
-        self.generation = self.generation.wrapping_add(1).max(1);
-        let tunnel = self.map.tunnel(slot);
-        tunnel.head.begin();
-        tunnel.outbound.store(NONE, Ordering::Relaxed);
-        tunnel.adjacency.store(NONE, Ordering::Relaxed);
-        tunnel.set(spec);
-        let mut name = [0; MAX_NAME + 1];
-        name[..spec.name.len()].copy_from_slice(spec.name.as_bytes());
-        let at = self.map.layout.tunnels
-            + slot as usize * size_of::<Tunnel>()
-            + std::mem::offset_of!(Tunnel, name);
-        for (step, octets) in name.chunks_exact(8).enumerate() {
-            let word = octets.iter().rev().fold(0, |word, octet| word << 8 | u64::from(*octet));
-            self.map.segment.write(at + step * 8, AtomicU64::new(word));
-        }
-        self.map.tunnel(slot).head.publish(self.generation);
-        Ok(slot)
-    }
-
-    /// Changes a live tunnel in place, all but its name. Nothing is touched where nothing differs.
-    ///
-    /// # Errors
-    /// [`TableFull::Tunnel`].
-    pub fn update_tunnel(&mut self, slot: u32, spec: &TunnelSpec) -> Result<(), TableFull> {
-        check_tunnel(spec)?;
-        let tunnel = self.map.tunnel(slot);
-        if tunnel.spec() != *spec {
-            tunnel.set(spec);
-        }
-        Ok(())
-    }
-
-    /// Which SA seals now; `None` stops the tunnel (packets are dropped, never sent in the clear).
-    pub fn switch_outbound(&mut self, tunnel: u32, outbound: Option<u32>) {
-        self.map.tunnel(tunnel).outbound.store(outbound.unwrap_or(NONE), Ordering::Release);
-    }
-
-    /// Where the outer packets of a tunnel go.
-    pub fn set_tunnel_adjacency(&mut self, tunnel: u32, adjacency: Option<u32>) {
-        self.map.tunnel(tunnel).adjacency.store(adjacency.unwrap_or(NONE), Ordering::Release);
-    }
-
-    /// Takes a tunnel out. Its routes and SAs are taken out by the caller, routes first.
-    pub fn retire_tunnel(&mut self, slot: u32) {
-        self.map.tunnel(slot).head.retire();
-        self.waiting.push((Retired::Tunnel(slot), None));
-    }
-
-    /// Installs an outbound SA; it seals once a tunnel is switched to it. `state` is where its numbers are counted.
-    ///
-    /// # Errors
-    /// [`TableFull::Sas`].
-    pub fn install_outbound(&mut self, spec: OutboundSpec, state: &StateView) -> Result<u32, TableFull> {
-        let slot = self.free_outbound.pop().ok_or(TableFull::Sas)?;
-        self.map.outbound(slot).head.begin();
-        let key = self.map.layout.outbound_keys + slot as usize * size_of::<KeyBlock>();
-        self.map.segment.write(key, spec.key);
-        let sa = OutboundSa {
-            head: SlotHead::filling(),
-            offset: state.outbound(slot).offset_after(spec.last_used),
-            hard: AtomicU64::new(if spec.esn {
-                spec.hard_limit
-            } else {
-                spec.hard_limit.min(u64::from(u32::MAX))
-            }),
-            epoch: state.epoch(),
-            tunnel: spec.tunnel,
-            flags: (u8::from(spec.esn) * ESN) | (u8::from(spec.udp) * UDP),
-            soft_log2: spec.soft_log2,
-            dont_fragment: spec.dont_fragment as u8,
-            reserved: 0,
-            template: spec.template,
-        };
-        self.map.segment.write(self.map.layout.outbound + slot as usize * size_of::<OutboundSa>(), sa);
-        self.map.outbound(slot).head.publish(spec.spi);
-        Ok(slot)
-    }
-
-    /// Raises the hard limit of a live outbound SA (for keys whose use is recorded on disk first).
-    pub fn raise_hard_limit(&mut self, slot: u32, limit: u64) {
-        let sa = self.map.outbound(slot);
-        let limit = if sa.esn() { limit } else { limit.min(u64::from(u32::MAX)) };
-        sa.hard.fetch_max(limit, Ordering::AcqRel);
-    }
-
-    /// Takes an outbound SA out; switch its tunnel away first.
-    pub fn retire_outbound(&mut self, slot: u32) {
-        self.map.outbound(slot).head.retire();
-        self.waiting.push((Retired::Outbound(slot), None));
-    }
-
-    /// Reserves a slot and a fresh random SPI that leads to it.
-    ///
-    /// # Errors
-    /// [`TableFull::Sas`].
-    pub fn allocate_spi(&mut self) -> Result<u32, TableFull> {
-        let map = &self.map;
-        let free = |slot: u32| map.inbound(slot).head.get().0 == SlotState::Free;
-        let slot = self.free_inbound.take(free).ok_or(TableFull::Sas)?;
-        self.map.inbound(slot).head.begin();
-        loop {
-            let spi = crate::segment::random() as u32 & !self.map.inbound_mask | slot;
-            if spi > 255 && self.map.inbound_slot(spi).is_none() {
-                return Ok(spi);
-            }
-        }
-    }
-
-    /// Gives back an SPI that was allocated and not installed.
-    pub fn release_spi(&mut self, spi: u32) {
-        let slot = spi & self.map.inbound_mask;
-        if self.map.inbound(slot).head.get().0 == SlotState::Filling {
-            self.wipe(Retired::Inbound(slot));
-        }
-    }
-
-    /// Reserves a slot for an SPI that a file fixed or a lab secret derived.
-    ///
-    /// # Errors
-    /// [`TableFull::Spi`].
-    pub fn reserve_spi(&mut self, spi: u32) -> Result<u32, TableFull> {
-        if spi < 256 || self.map.inbound_slot(spi).is_some() {
-            return Err(TableFull::Spi(spi));
-        }
-        let near = (0..=MAX_PROBE).map(|step| (step, spi.wrapping_add(step) & self.map.inbound_mask));
-        let free = |slot: u32| self.map.inbound(slot).head.get().0 == SlotState::Free;
-        let (step, slot) = near.into_iter().find(|(_, slot)| free(*slot)).ok_or(TableFull::Spi(spi))?;
-        self.map.inbound(slot).head.begin();
-        self.map.segment.header().figure.fetch_max(step, Ordering::AcqRel);
-        Ok(slot)
-    }
-
-    /// Installs an inbound SA under an SPI from [`TablesWriter::allocate_spi`]; it opens packets at once.
-    pub fn install_inbound(&mut self, spi: u32, spec: InboundSpec, state: &StateView) -> u32 {
-        let slot = spi & self.map.inbound_mask;
-        self.install_inbound_at(slot, spi, spec, state);
-        slot
-    }
-
-    /// Installs an inbound SA in a slot from [`TablesWriter::reserve_spi`]; it opens packets at once.
-    pub fn install_inbound_at(&mut self, slot: u32, spi: u32, spec: InboundSpec, state: &StateView) {
-        assert_eq!(self.map.inbound(slot).head.get().0, SlotState::Filling, "slot was reserved");
-        let key = self.map.layout.inbound_keys + slot as usize * size_of::<KeyBlock>();
-        self.map.segment.write(key, spec.key);
-        let sa = InboundSa {
-            head: SlotHead::filling(),
-            base: state.inbound(slot).top(),
-            epoch: state.epoch(),
-            tunnel: spec.tunnel,
-            window: spec.window.clamp(crate::replay::MIN_WINDOW, self.map.capacity.replay_window),
-            flags: u8::from(spec.esn) * ESN,
-            reserved: [0; 3],
-            spare: [0; 4],
-        };
-        self.map.segment.write(self.map.layout.inbound + slot as usize * size_of::<InboundSa>(), sa);
-        self.map.inbound(slot).head.publish(spi);
-    }
-
-    /// Takes an inbound SA out.
-    pub fn retire_inbound(&mut self, slot: u32) {
-        self.map.inbound(slot).head.retire();
-        self.waiting.push((Retired::Inbound(slot), None));
-    }
-
-    /// Adds a next hop, resolved or not.
-    ///
-    /// # Errors
-    /// [`TableFull::Neighbours`].
-    pub fn add_adjacency(&mut self, hop: Result<Adjacency, Unresolved>) -> Result<u32, TableFull> {
-        let index = self.free_adjacencies.pop().ok_or(TableFull::Neighbours(self.map.capacity.neighbours))?;
-        self.set_adjacency(index, hop);
-        Ok(index)
-    }
-
-    /// Changes a next hop in place.
-    pub fn set_adjacency(&mut self, index: u32, hop: Result<Adjacency, Unresolved>) {
-        let word = hop.map_or_else(Unresolved::pack, Adjacency::pack);
-        self.map.adjacency(index).0.store(word, Ordering::Release);
-    }
-
-    /// The next hops in use, as a restarted control finds them.
-    pub fn adjacencies(&self) -> impl Iterator<Item = (u32, Result<Adjacency, Unresolved>)> {
-        let words = (0..self.map.capacity.neighbours)
-            .map(|index| (index, self.map.adjacency(index).0.load(Ordering::Acquire)));
-        words.filter(|(_, word)| *word != UNUSED).map(|(index, word)| (index, Adjacency::unpack(word)))
-    }
-
-    /// Frees a next hop that neither route nor tunnel leads to. A worker that still holds the index finds it unresolved.
-    pub fn remove_adjacency(&mut self, index: u32) {
-        self.map.adjacency(index).0.store(UNUSED, Ordering::Release);
-        self.free_adjacencies.push(index);
-    }
-
-    /// What the data plane is told of port `index`.
-    pub fn port(&self, index: usize) -> &PortEntry {
-        &self.map.ports()[index]
-    }
-
-    /// Makes the route table hold exactly `wanted`.
-    ///
-    /// # Errors
-    /// [`TableFull::Routes`]; the routes that fit are there.
-    pub fn sync_routes(&mut self, wanted: &std::collections::BTreeMap<Prefix, Hop>) -> Result<(), TableFull> {
-        let result = self.fib.sync(self.map.fib(), wanted);
-        let groups = self.fib.take_retired();
-        if !groups.is_empty() {
-            self.waiting.push((Retired::Groups(groups), None));
-        }
-        Ok(result?)
-    }
-
-    /// The routes as they stand.
-    pub fn routes(&self) -> &std::collections::BTreeMap<Prefix, Hop> {
-        self.fib.routes()
-    }
-
-    /// Wipes and frees what no worker can hold any more; call every few milliseconds. `None`: no data plane ever ran.
-    /// Returns how many still wait.
-    pub fn reclaim(&mut self, state: Option<&StateView>) -> usize {
-        let mut still = Vec::new();
-        for (retired, grace) in std::mem::take(&mut self.waiting) {
-            match (state, grace) {
-                (None, _) => self.wipe(retired),
-                (Some(state), None) => still.push((retired, Some(state.grace()))),
-                (Some(state), Some(grace)) if state.passed(&grace) => self.wipe(retired),
-                (Some(_), waiting) => still.push((retired, waiting)),
-            }
-        }
-        self.waiting.append(&mut still);
-        self.waiting.len()
-    }
-
-    fn wipe(&mut self, retired: Retired) {
-        let layout = self.map.layout;
-        match retired {
-            Retired::Outbound(slot) => {
-                self.map
-                    .segment
-                    .wipe::<KeyBlock>(layout.outbound_keys + slot as usize * size_of::<KeyBlock>());
-                self.map.outbound(slot).head.free();
-                self.free_outbound.push(slot);
-            }
-            Retired::Inbound(slot) => {
-                self.map
-                    .segment
-                    .wipe::<KeyBlock>(layout.inbound_keys + slot as usize * size_of::<KeyBlock>());
-                self.map.inbound(slot).head.free();
-                self.free_inbound.give(slot);
-            }
-            Retired::Tunnel(slot) => {
-                self.map.tunnel(slot).head.free();
-                self.free_tunnels.push(slot);
-            }
-            Retired::Groups(groups) => self.fib.reuse(groups),
-        }
-    }
-
-    /// A clean end: wipes every key and removes the file.
-    ///
-    /// # Errors
-    /// [`RegionError::Io`] where the file cannot be removed.
-    pub fn remove(self) -> Result<(), RegionError> {
-        self.map.segment.remove()
-    }
-}
-
-/// Free slots, longest free first: an SPI that was just given up should not soon lead to another SA's slot. A slot that
-/// was reserved by its number stays listed and is passed over.
-#[derive(Debug)]
-struct FreeList {
-    queue: VecDeque<u32>,
-    listed: Vec<bool>,
-}
-
-impl FreeList {
-    fn new(slots: usize) -> FreeList {
-        FreeList { queue: VecDeque::with_capacity(slots), listed: vec![false; slots] }
-    }
-
-    fn give(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.listed[slot as usize], true) {
-            self.queue.push_back(slot);
-        }
-    }
-
-    fn take(&mut self, free: impl Fn(u32) -> bool) -> Option<u32> {
-        while let Some(slot) = self.queue.pop_front() {
-            self.listed[slot as usize] = false;
-            if free(slot) {
-                return Some(slot);
-            }
-        }
-        None
-    }
-}
-
-const UNUSED: u64 = u64::MAX >> 8;
-
-fn check_tunnel(spec: &TunnelSpec) -> Result<(), TableFull> {
-    let fits = spec.local.len() <= MAX_SELECTORS
-        && spec.remote.len() <= MAX_SELECTORS
-        && spec.name.len() <= MAX_NAME;
-    let fits = fits && spec.interface.len() <= crate::tunnel::MAX_INTERFACE;
-    fits.then_some(()).ok_or_else(|| TableFull::Tunnel(spec.name.clone()))
 }
