@@ -1,7 +1,7 @@
 //! Seals and opens bursts of packets with our engines and with the libraries that others use, interleaved in one run,
 //! and prints core cycles per packet; `--out FILE` writes every measurement as a line of JSON.
 //!
-//! `cargo bench --bench crypto -- [--quick] [--rounds N] [--out FILE] [--sizes 64,imix] [--ciphers 128,256]
+//! `cargo bench --features peers --bench crypto -- [--quick] [--rounds N] [--out FILE] [--sizes 64,imix] [--ciphers 128,256]
 //! [--only NAME,...]`. Without access to the CPU's counters, core cycles are TSC cycles times the ratio of both clocks,
 //! measured with a chain of dependent additions beside every sample.
 
