@@ -2,6 +2,8 @@
 //! [`Engine`] works on all of them at once and may interleave packets, keys and directions.
 
 #[cfg(target_arch = "x86_64")]
+pub mod aesni;
+#[cfg(target_arch = "x86_64")]
 mod batch;
 pub mod reference;
 #[cfg(target_arch = "x86_64")]
@@ -144,6 +146,8 @@ struct Candidate {
 static CANDIDATES: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
     Candidate { engine: &vaes::Vaes, missing: vaes::missing },
+    #[cfg(target_arch = "x86_64")]
+    Candidate { engine: &aesni::Aesni, missing: aesni::missing },
     Candidate { engine: &Reference, missing: Vec::new },
 ];
 

@@ -16,7 +16,7 @@ use penstock_tables::key::POWERS;
 use penstock_tables::{Cipher, KeyBlock};
 
 use super::batch::{Batch, ONLY_MAX, PACKETS, Packet, SEGMENTS, TEXT_MAX, each_batch};
-use super::{Direction, Engine, Job, TAG_LEN};
+use super::{Direction, Engine, Job, TAG_LEN, aesni};
 
 /// See the module.
 #[derive(Debug)]
@@ -53,6 +53,10 @@ impl Engine for Vaes {
                 }
             }
         });
+    }
+
+    fn prefetch(&self, key: &KeyBlock) {
+        aesni::prefetch(key);
     }
 }
 
