@@ -452,6 +452,8 @@ unsafe fn whole_groups<const ROUNDS: usize, const OPEN: bool>(batch: &Batch<'_>,
             let nonce = broadcast((&raw const batch.nonces[place]).cast());
             let base = _mm512_xor_si512(nonce, broadcast(keys.cast()));
             let mut counters = COUNTERS.0.as_ptr();
+            // What the next packet will need, while this one is worked on.
+            let mut ahead: *const u8 = batch.packets.get(place + 1).map_or(packet.text, |next| next.text);
             let mut text = packet.text;
             for segment in 0..packet.segments as usize {
                 let (blocks, last) = packet.segment(segment);
@@ -463,6 +465,10 @@ unsafe fn whole_groups<const ROUNDS: usize, const OPEN: bool>(batch: &Batch<'_>,
                         *state = _mm512_xor_si512(base, _mm512_load_si512(counters.cast()));
                         counters = counters.add(1);
                     }
+                    for line in 0..GROUP {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line).cast());
+                    }
+                    ahead = ahead.wrapping_add(64 * GROUP);
                     encrypt_group::<ROUNDS>(&mut state, keys, &held, held_powers, &mut sum);
                     if group == 0 {
                         store(held_sums, sum);
@@ -777,7 +783,11 @@ unsafe fn finish_long(
     unsafe {
         let lengths = _mm512_loadu_si512(batch.lengths.as_ptr().add(first).cast());
         let mut hash = reversed(_mm512_loadu_si512(batch.aads.as_ptr().add(first).cast()));
-        let h = gather(lanes.map(|packet| packet.key.powers().as_ptr().add(POWERS - 1).cast()));
+        let mut ones = [std::ptr::null(); 4];
+        for at in 0..4 {
+            ones[at] = lanes[at].key.powers().as_ptr().add(POWERS - 1).cast();
+        }
+        let h = gather(ones);
         let (mut long, mut last) = (0u8, 0u8);
         for (at, packet) in lanes.iter().enumerate() {
             long |= u8::from(packet.blocks() > ONLY_MAX) * (3 << (2 * at));
@@ -807,14 +817,16 @@ unsafe fn finish_long(
             }
             let before = multiply(hash, gather(powers));
             let end = multiply(_mm512_maskz_mov_epi64(last, lengths), h);
-            let sum = [0, 1, 2].map(|part| {
-                let lanes = parts.map(|[whole, rest]| {
-                    let [whole, rest] =
-                        [whole, rest].map(|sums| _mm512_load_si512((*sums).0[part].as_ptr().cast()));
-                    _mm512_xor_si512(whole, rest)
-                });
-                _mm512_ternarylogic_epi64::<0x96>(fold(lanes), before[part], end[part])
-            });
+            let mut sum = [_mm512_setzero_si512(); 3];
+            for part in 0..3 {
+                let mut lanes = [_mm512_setzero_si512(); 4];
+                for at in 0..4 {
+                    let whole = _mm512_load_si512((*parts[at][0]).0[part].as_ptr().cast());
+                    let rest = _mm512_load_si512((*parts[at][1]).0[part].as_ptr().cast());
+                    lanes[at] = _mm512_xor_si512(whole, rest);
+                }
+                sum[part] = _mm512_ternarylogic_epi64::<0x96>(fold(lanes), before[part], end[part]);
+            }
             hash = _mm512_mask_mov_epi64(hash, active, reduce(sum));
         }
         hash
