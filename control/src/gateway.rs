@@ -234,6 +234,7 @@ impl Gateway {
         tables.remove()?;
         // Numbers and windows, no secrets. What was granted stands in the journal.
         let _ = std::fs::remove_file(region.join("state"));
+        let _ = std::fs::remove_dir(&region);
         Ok(())
     }
 

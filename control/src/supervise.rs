@@ -115,7 +115,8 @@ impl Supervisor {
                 if !self.watch_foreign(&mut stop).await {
                     return Ok(());
                 }
-                log::warn!("the data plane is gone");
+                log::warn!("the data plane is gone: starting it again");
+                self.restarts.fetch_add(1, Ordering::Relaxed);
             }
             let started = Instant::now();
             let mut child = self.start()?;

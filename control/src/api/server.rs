@@ -84,6 +84,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+        let _ = self.path.parent().map(std::fs::remove_dir);
     }
 }
 
