@@ -44,6 +44,9 @@ pub(crate) struct Child {
     /// The SA that this one replaces, as long as we still send with that one.
     pub awaits: Option<u32>,
     pub resource: Option<u32>,
+    /// We answered the exchange that made it, and the peer has not shown yet that the answer arrived. Until then, or this
+    /// moment at the latest, nothing is asked of the peer about it: it would not know the SA.
+    pub unconfirmed: Option<Instant>,
     /// Why it is being deleted, for the event.
     pub closing: Option<crate::Reason>,
     pub bytes: (u64, u64),

@@ -332,6 +332,7 @@ impl Endpoint {
     ) {
         match self.sas.remove(&to) {
             Some(mut sa) => {
+                sa.contested = false;
                 sa.children.extend(children);
                 sa.tasks.extend(tasks);
                 self.put(sa);

@@ -9,7 +9,7 @@ use crate::crypto::keys::Salt;
 use crate::crypto::{IkeChoice, IkeKeys, Rng};
 use crate::exchange::{Request, Task};
 use crate::message::{ExchangeType, Header, Payload, PayloadType, WireError, decode_chain, encode_chain};
-use crate::message::{Notify, NotifyType};
+use crate::message::{Notify, NotifyType, Protocol};
 use crate::output::{Datagram, Encapsulation, Event, EventKind, LabKeys, Output, Outputs, SpiSource};
 use crate::protect::{OpenError, Opened, Reassembly, seal};
 use crate::reason::{Failure, Reason};
@@ -131,6 +131,9 @@ pub(crate) struct IkeSa {
     pub doubtful: Option<Failure>,
     /// The peer's rekey of this IKE SA while our own is under way: the new SA's local SPI and its lower nonce.
     pub replaced_by: Option<(u64, Vec<u8>)>,
+    /// The peer made it to replace one that we are replacing too: until that is decided the children are elsewhere, and
+    /// requests wait.
+    pub contested: bool,
     /// The lower nonce of the exchange that made it.
     pub nonce: Vec<u8>,
     /// The peer's rekey that waits for its additional key exchange.
@@ -176,6 +179,7 @@ impl IkeSa {
             reap_at: None,
             doubtful: None,
             replaced_by: None,
+            contested: false,
             nonce: Vec::new(),
             followup: None,
             fragment_bytes: None,
@@ -319,6 +323,8 @@ impl IkeSa {
         let relevant = match (header.response, &self.pending) {
             (true, Some(p)) => p.id == header.id,
             (true, None) => false,
+            // The responder is up before we are; it will ask again once we have its answer.
+            (false, _) if self.state == State::Connecting => false,
             (false, _) => header.id == self.expected_id || header.id.wrapping_add(1) == self.expected_id,
         };
         let (Some(keys), true) = (&self.keys, relevant && header.from_initiator != self.initiator) else {
@@ -337,11 +343,16 @@ impl IkeSa {
             Opened::Fragment { .. } => {}
             Opened::Whole(..) if repeated => self.repeat_answer(ctx),
             Opened::Whole(first, plain) => {
+                let payloads = decode_chain(first, &plain);
+                let delete = |p: &Payload| matches!(p, Payload::Delete { protocol: Protocol::Ike, .. });
+                if self.contested && !header.response && !payloads.iter().flatten().any(delete) {
+                    return;
+                }
                 self.follow_peer(ctx, path);
                 if header.exchange == ExchangeType::Intermediate {
                     self.mix_intermediate(header, first, &plain);
                 }
-                match decode_chain(first, &plain) {
+                match payloads {
                     Ok(payloads) if header.response => self.on_response(ctx, header, payloads),
                     Ok(payloads) => self.on_request(ctx, header, payloads),
                     Err(e) => self.on_malformed(ctx, header, e),
@@ -394,6 +405,7 @@ impl IkeSa {
 
     fn on_request(&mut self, ctx: &mut Ctx<'_>, header: Header, payloads: Vec<Payload>) {
         self.expected_id = self.expected_id.wrapping_add(1);
+        self.confirm_children();
         match (header.exchange, self.state) {
             (ExchangeType::Intermediate, State::HalfOpen) => {
                 self.on_intermediate_request(ctx, &header, &payloads)
@@ -512,7 +524,10 @@ impl IkeSa {
         self.reap_at.into_iter().for_each(&mut sooner);
         match &self.pending {
             Some(p) => sooner(p.next_at),
-            None => self.tasks.iter().for_each(|t| sooner(t.not_before)),
+            None => {
+                let promised = self.followup.as_ref().map_or(Instant::default(), |f| f.until);
+                self.tasks.iter().for_each(|t| sooner(t.not_before.max(promised)));
+            }
         }
         if self.state == State::HalfOpen {
             sooner(self.created + settings.half_open_timeout);

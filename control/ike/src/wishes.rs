@@ -173,6 +173,9 @@ impl Endpoint {
             }
             let drained = ctx.now.at + ctx.settings.drain;
             let Some(c) = sa.children.iter_mut().find(|c| c.spi_in == spi_in) else { return };
+            if heard {
+                c.unconfirmed = None;
+            }
             c.bytes = (usage.bytes_in, usage.bytes_out);
             if heard && c.awaits.take().is_some() {
                 ctx.tunnels.switch(ctx.out, spi_in, drained);

@@ -106,6 +106,7 @@ impl IkeSa {
             replaces,
             resource: None,
             retried: false,
+            superseded: false,
         })
     }
 
@@ -219,11 +220,14 @@ impl IkeSa {
     /// The peer agreed to our offer, in IKE_AUTH or CREATE_CHILD_SA.
     pub fn finish_child(&mut self, ctx: &mut Ctx<'_>, offer: ChildOffer, p: &Payloads<'_>, own_keys: bool) {
         let (name, spi_in) = (offer.config.name.clone(), offer.spi_in);
-        let replaces = offer.replaces;
+        let (replaces, superseded) = (offer.replaces, offer.superseded);
         match self.read_child_response(offer, p, own_keys) {
             Ok(agreed) => {
                 let nonce = agreed.nonce.clone();
                 self.install_child(ctx, agreed);
+                if superseded {
+                    return self.delete_redundant(ctx, spi_in);
+                }
                 self.after_our_child(ctx, spi_in, replaces, &nonce);
             }
             Err(failure) => {
@@ -313,11 +317,7 @@ impl IkeSa {
             Some((_, theirs)) if nonce < &theirs[..] => {
                 // Ours is the redundant one: the peer will delete the old one and expects us to delete this one.
                 self.accept_replacement(ctx, replaces);
-                if let Some(c) = self.children.iter_mut().find(|c| c.spi_in == spi_in) {
-                    c.state = ChildState::Deleting;
-                    c.closing = Some(Reason::Replaced);
-                }
-                self.queue(Task::new(now, What::DeleteChild(spi_in)));
+                self.delete_redundant(ctx, spi_in);
             }
             theirs => {
                 let redundant = theirs.as_ref().map(|t| t.0);
@@ -333,6 +333,14 @@ impl IkeSa {
                 self.queue(Task::new(now, What::DeleteChild(old)));
             }
         }
+    }
+
+    fn delete_redundant(&mut self, ctx: &mut Ctx<'_>, spi_in: u32) {
+        if let Some(c) = self.children.iter_mut().find(|c| c.spi_in == spi_in) {
+            c.state = ChildState::Deleting;
+            c.closing = Some(Reason::Replaced);
+        }
+        self.queue(Task::new(ctx.now.at, What::DeleteChild(spi_in)));
     }
 
     /// The peer's replacement of a child wins over ours: wait for the peer to delete the old one.
@@ -561,6 +569,7 @@ impl IkeSa {
             replaced_by: None,
             awaits: None,
             resource: a.resource,
+            unconfirmed: (!a.ours).then(|| now + ctx.settings.retransmission_limit()),
             closing: None,
             bytes: (0, 0),
             config: a.config,
@@ -583,11 +592,7 @@ impl IkeSa {
         let loser = if new.nonce < twin.nonce { new } else { twin };
         let (spi, ours) = (loser.spi_in, loser.ours);
         if ours {
-            if let Some(c) = self.children.iter_mut().find(|c| c.spi_in == spi) {
-                c.state = ChildState::Deleting;
-                c.closing = Some(Reason::Replaced);
-            }
-            self.queue(Task::new(ctx.now.at, What::DeleteChild(spi)));
+            self.delete_redundant(ctx, spi);
         }
     }
 

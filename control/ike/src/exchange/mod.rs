@@ -18,12 +18,16 @@ use crate::reason::{Failure, Reason};
 use crate::sa::{Ctx, IkeSa, State};
 use crate::time::Instant;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use init::{Acceptance, InitRequest, accept, unprotected_notify};
 pub(crate) use rekey_ike::{Followup, FollowupWait, RekeyOffer};
 
 /// Bytes of our nonces: as much as the largest PRF's key needs (RFC 7296 2.10: at least half of it).
 pub(crate) const NONCE_BYTES: usize = 32;
+
+/// How often a task that must wait for the peer is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What our outstanding request was.
 pub(crate) enum Request {
@@ -66,6 +70,8 @@ pub(crate) struct ChildOffer {
     pub resource: Option<u32>,
     /// INVALID_KE_PAYLOAD was followed once.
     pub retried: bool,
+    /// The peer deleted the SA to be replaced because its own replacement won: ours is redundant.
+    pub superseded: bool,
 }
 
 /// What is to be done once the window is free.
@@ -108,8 +114,15 @@ impl IkeSa {
             let now = ctx.now.at;
             let ready = |t: &Task| t.not_before <= now;
             let last = self.tasks.iter().position(|t| ready(t) && matches!(t.what, What::DeleteIke(_)));
-            let Some(at) = last.or_else(|| self.tasks.iter().position(ready)) else { return };
+            // The peer is about to finish its rekey of this IKE SA: what would begin now might end in neither.
+            let promised = self.followup.as_ref().is_some_and(|f| f.until > now);
+            let first = if promised { None } else { self.tasks.iter().position(ready) };
+            let Some(at) = last.or(first) else { return };
             let Some(task) = self.tasks.remove(at) else { return };
+            if let Some(until) = self.unconfirmed(&task.what, now) {
+                self.tasks.push_back(Task::new(until, task.what));
+                continue;
+            }
             match task.what {
                 What::DeleteIke(reason) => self.delete_ike(ctx, reason),
                 _ if self.state != State::Up => {}
@@ -120,6 +133,20 @@ impl IkeSa {
                 What::Probe => self.request(ctx, ExchangeType::Informational, &[], Request::Probe),
             }
         }
+    }
+}
+
+impl IkeSa {
+    /// When to look again at a task about a child that the peer may not have yet.
+    fn unconfirmed(&self, what: &What, now: Instant) -> Option<Instant> {
+        let (What::RekeyChild(spi) | What::DeleteChild(spi)) = what else { return None };
+        let until = self.children.iter().find(|c| c.spi_in == *spi)?.unconfirmed.filter(|t| *t > now)?;
+        Some(until.min(now + LOOK_AGAIN))
+    }
+
+    /// The peer began a new exchange, so it has our last answer (window of one, RFC 7296 2.3).
+    pub fn confirm_children(&mut self) {
+        self.children.iter_mut().for_each(|c| c.unconfirmed = None);
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct Followup {
     agreed: Agreed,
     method: Method,
     link: Vec<u8>,
-    until: Instant,
+    pub until: Instant,
 }
 
 impl IkeSa {
@@ -233,6 +233,7 @@ impl IkeSa {
             (false, _) if contested => {
                 // Our own request is under way: its answer decides.
                 self.replaced_by = Some((new.local_spi(), new.nonce.clone()));
+                new.contested = true;
                 ctx.effects.spawned.push(new);
             }
             (true, Some((theirs, nonce))) if new.nonce < nonce => {
