@@ -524,6 +524,7 @@ impl IkeSa {
         self.reap_at.into_iter().for_each(&mut sooner);
         match &self.pending {
             Some(p) => sooner(p.next_at),
+            None if self.contested => {}
             None => {
                 let promised = self.followup.as_ref().map_or(Instant::default(), |f| f.until);
                 self.tasks.iter().for_each(|t| sooner(t.not_before.max(promised)));
@@ -540,7 +541,7 @@ impl IkeSa {
                     sooner(c.soft_at);
                 }
             });
-            if let (Some(dpd), None) = (self.connection.as_ref().and_then(|c| c.dpd), &self.pending) {
+            if let (Some(dpd), None, false) = (self.connection.as_ref().and_then(|c| c.dpd), &self.pending, self.contested) {
                 sooner(self.heard + dpd);
             }
             if self.nat.0 {
@@ -605,7 +606,7 @@ impl IkeSa {
         }
         due.into_iter().for_each(|spi| self.queue(Task::rekey_child(now, spi)));
         let dpd = self.connection.as_ref().and_then(|c| c.dpd);
-        if self.pending.is_none() && dpd.is_some_and(|d| self.heard + d <= now) {
+        if self.pending.is_none() && !self.contested && dpd.is_some_and(|d| self.heard + d <= now) {
             self.request(ctx, ExchangeType::Informational, &[], Request::Probe);
         }
         if self.nat.0 && self.spoke + ctx.settings.keepalive <= now {
