@@ -197,4 +197,39 @@ impl Endpoint {
         let bytes = if encapsulated { [&[0; 4], &message[..]].concat() } else { message };
         out.push(Output::Send(Datagram { local, remote, encapsulated, bytes }));
     }
+
+    /// A message as if it had been authentic: what lies behind the encryption is open to fuzzing by this alone. `spi` is
+    /// one of [`Endpoint::status`], `next` the type of the first payload in `plain`; message IDs are made to fit.
+    #[cfg(fuzzing)]
+    #[allow(clippy::too_many_arguments)]
+    pub fn handle_plain(
+        &mut self,
+        now: Now,
+        spi: u64,
+        (exchange, response, next): (u8, bool, u8),
+        plain: &[u8],
+        spis: &mut dyn SpiSource,
+        out: &mut Outputs,
+    ) {
+        self.with_sa(now, spi, spis, out, |sa, ctx| {
+            let id = match (response, &sa.pending) {
+                (true, Some(p)) => p.id,
+                (true, None) => return,
+                (false, _) => sa.expected_id,
+            };
+            let header = Header {
+                spi_i: sa.spi_i,
+                spi_r: sa.spi_r,
+                next: crate::message::PayloadType::Encrypted,
+                exchange: exchange.into(),
+                from_initiator: !sa.initiator,
+                response,
+                id,
+                length: 0,
+            };
+            if sa.state != State::Connecting || response {
+                sa.on_plain(ctx, header, next.into(), plain, sa.path);
+            }
+        });
+    }
 }

@@ -30,7 +30,7 @@ reasons! {
     PeerUnreachable4500, "peer-unreachable-4500", "the peer answers on UDP 500 but not on UDP 4500: a firewall or NAT on the way blocks UDP 4500";
     PeerUnresponsive, "peer-unresponsive", "the peer was up and has stopped answering";
     IkeProposalMismatch, "ike-proposal-mismatch", "no common IKE proposal";
-    IkeProposalRefused, "ike-proposal-refused", "the peer refuses all our IKE proposals; its log says what it allows";
+    IkeProposalRefused, "ike-proposal-refused", "the peer refuses all our IKE proposals, or knows no tunnel from our address; its log says which";
     KeGroupRefused, "ke-group-refused", "the peer wants a key exchange that we do not allow";
     KeInvalid, "ke-invalid", "the peer's public key exchange value is not valid";
     ChildProposalMismatch, "child-proposal-mismatch", "no common ESP proposal";

@@ -92,6 +92,8 @@ pub(crate) struct PeerFeatures {
 /// An IKE SA.
 pub(crate) struct IkeSa {
     pub connection: Option<Arc<Connection>>,
+    /// The connection that a half-open SA probably belongs to: where its failure is reported.
+    pub likely: Option<Arc<str>>,
     /// We are the original initiator.
     pub initiator: bool,
     pub spi_i: u64,
@@ -149,6 +151,7 @@ impl IkeSa {
         let far = now + std::time::Duration::from_secs(86_400 * 365);
         IkeSa {
             connection: None,
+            likely: None,
             initiator,
             spi_i,
             spi_r,
@@ -211,8 +214,8 @@ impl IkeSa {
         failure: Option<Failure>,
         text: impl Into<String>,
     ) {
-        let event =
-            Event { at: ctx.now, connection: self.name(), child: None, kind, failure, text: text.into() };
+        let connection = self.name().or_else(|| self.likely.clone());
+        let event = Event { at: ctx.now, connection, child: None, kind, failure, text: text.into() };
         ctx.out.push(Output::Event(event));
     }
 
@@ -342,26 +345,39 @@ impl IkeSa {
             Opened::Fragment { number } if repeated && number == 1 => self.repeat_answer(ctx),
             Opened::Fragment { .. } => {}
             Opened::Whole(..) if repeated => self.repeat_answer(ctx),
-            Opened::Whole(first, plain) => {
-                let payloads = decode_chain(first, &plain);
-                let delete = |p: &Payload| matches!(p, Payload::Delete { protocol: Protocol::Ike, .. });
-                if self.contested && !header.response && !payloads.iter().flatten().any(delete) {
-                    return;
-                }
-                self.follow_peer(ctx, path);
-                if header.exchange == ExchangeType::Intermediate {
-                    self.mix_intermediate(header, first, &plain);
-                }
-                match payloads {
-                    Ok(payloads) if header.response => self.on_response(ctx, header, payloads),
-                    Ok(payloads) => self.on_request(ctx, header, payloads),
-                    Err(e) => self.on_malformed(ctx, header, e),
-                }
-            }
+            Opened::Whole(first, plain) => self.on_plain(ctx, header, first, &plain, path),
+        }
+    }
+
+    /// An authentic message that is not a repetition.
+    pub fn on_plain(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: Header,
+        first: PayloadType,
+        plain: &[u8],
+        path: Path,
+    ) {
+        let payloads = decode_chain(first, plain);
+        let delete = |p: &Payload| matches!(p, Payload::Delete { protocol: Protocol::Ike, .. });
+        if self.contested && !header.response && !payloads.iter().flatten().any(delete) {
+            return;
+        }
+        self.follow_peer(ctx, path);
+        if header.exchange == ExchangeType::Intermediate {
+            self.mix_intermediate(header, first, plain);
+        }
+        match payloads {
+            Ok(payloads) if header.response => self.on_response(ctx, header, payloads),
+            Ok(payloads) => self.on_request(ctx, header, payloads),
+            Err(e) => self.on_malformed(ctx, header, e),
         }
     }
 
     fn repeat_answer(&mut self, ctx: &mut Ctx<'_>) {
+        // The peer lacks the answer, and with it the child that the answer may have made.
+        let until = ctx.now.at + ctx.settings.retransmit_max * 2;
+        self.children.iter_mut().filter_map(|c| c.unconfirmed.as_mut()).for_each(|t| *t = until);
         let datagrams = std::mem::take(&mut self.answered);
         self.transmit(ctx, &datagrams);
         self.answered = datagrams;
@@ -541,7 +557,9 @@ impl IkeSa {
                     sooner(c.soft_at);
                 }
             });
-            if let (Some(dpd), None, false) = (self.connection.as_ref().and_then(|c| c.dpd), &self.pending, self.contested) {
+            if let (Some(dpd), None, false) =
+                (self.connection.as_ref().and_then(|c| c.dpd), &self.pending, self.contested)
+            {
                 sooner(self.heard + dpd);
             }
             if self.nat.0 {

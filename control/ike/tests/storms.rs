@@ -10,7 +10,8 @@ use rand_core::Rng;
 use std::time::Duration;
 
 fn seeds(default: u64) -> std::ops::Range<u64> {
-    let number = |name, default| std::env::var(name).ok().and_then(|v: String| v.parse().ok()).unwrap_or(default);
+    let number =
+        |name, default| std::env::var(name).ok().and_then(|v: String| v.parse().ok()).unwrap_or(default);
     let first = number("STORM_FIRST", 0);
     first..first + number("STORM_SEEDS", default)
 }
@@ -46,13 +47,17 @@ fn storm(w: &mut World, seed: u64) {
 }
 
 fn report(w: &World) -> String {
-    let events = |n: usize| w.nodes[n].events.iter().map(|e| format!("\n  {} {e}", e.at.at.0.as_millis())).collect::<String>();
+    let events = |n: usize| {
+        w.nodes[n].events.iter().map(|e| format!("\n  {} {e}", e.at.at.0.as_millis())).collect::<String>()
+    };
     format!("A {:?}{}\nB {:?}{}", w.pairs(A), events(A), w.pairs(B), events(B))
 }
 
 /// An SA that ended because requests were lost too often: then, and only then, packets may be lost.
 fn gave_up(w: &World) -> bool {
-    [A, B].iter().any(|n| w.reasons(*n).iter().any(|r| matches!(r, Reason::PeerUnresponsive | Reason::DeletedByPeer)))
+    [A, B]
+        .iter()
+        .any(|n| w.reasons(*n).iter().any(|r| matches!(r, Reason::PeerUnresponsive | Reason::DeletedByPeer)))
 }
 
 fn settle(w: &mut World) {
@@ -95,7 +100,12 @@ fn rekeys_in_storms_lose_no_packet() {
             continue;
         }
         assert!(w.agree() && w.up(), "seed {seed}\n{}", report(&w));
-        assert_eq!((w.ike(A), w.ike(B), w.children(A), w.children(B)), (1, 1, 1, 1), "seed {seed}\n{}", report(&w));
+        assert_eq!(
+            (w.ike(A), w.ike(B), w.children(A), w.children(B)),
+            (1, 1, 1, 1),
+            "seed {seed}\n{}",
+            report(&w)
+        );
         assert_eq!(w.lost, 0, "seed {seed}: {} of {} packets met no SA\n{}", w.lost, w.sent, report(&w));
         nothing_left(&mut w, seed);
     }
@@ -147,7 +157,9 @@ fn nothing_left(w: &mut World, seed: u64) {
     for n in [A, B] {
         let node = &w.nodes[n];
         assert_eq!(node.endpoint.counts(), (0, 0, 0), "seed {seed}, node {n}\n{}", report(w));
-        assert!(node.plane.inbound.is_empty() && node.plane.reserved.is_empty() && node.plane.outbound.is_empty());
+        assert!(
+            node.plane.inbound.is_empty() && node.plane.reserved.is_empty() && node.plane.outbound.is_empty()
+        );
         assert_eq!(node.endpoint.next_timeout(), None, "seed {seed}");
     }
 }

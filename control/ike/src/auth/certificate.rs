@@ -212,6 +212,8 @@ impl TrustStore {
 /// RFC 4945 5.1.3.12: no extended key usage, or any of those that gateways' certificates carry.
 struct IkeUsage;
 
+const NOT_FOR_GATEWAYS: webpki::Error = webpki::Error::UnsupportedNameType;
+
 impl webpki::ExtendedKeyUsageValidator for IkeUsage {
     fn validate(&self, iter: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
         // serverAuth, clientAuth, ipsecEndSystem, ipsecTunnel, ipsecUser, ipsecIKE, any
@@ -231,7 +233,8 @@ impl webpki::ExtendedKeyUsageValidator for IkeUsage {
                 return Ok(());
             }
         }
-        if present { Err(webpki::Error::EndEntityUsedAsCa) } else { Ok(()) }
+        // No other rule of path validation ends in this error.
+        if present { Err(NOT_FOR_GATEWAYS) } else { Ok(()) }
     }
 }
 
@@ -272,6 +275,10 @@ fn translate(error: &webpki::Error, certificate: &Certificate, now: u64) -> Fail
         }
         Reason::CertificateNotYetValid if not_before(certificate) > now => {
             format!("{subject} becomes valid in {} days", days(not_before(certificate) - now))
+        }
+        Reason::CertificateInvalid if *error == NOT_FOR_GATEWAYS => {
+            let what = "its extended key usage lacks serverAuth, clientAuth and ipsecIKE";
+            format!("{subject}: the certificate is not for gateways: {what}")
         }
         Reason::CertificateInvalid => format!("{subject}: {error:?}"),
         Reason::CertificateUntrusted => {

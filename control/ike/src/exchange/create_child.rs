@@ -569,7 +569,7 @@ impl IkeSa {
             replaced_by: None,
             awaits: None,
             resource: a.resource,
-            unconfirmed: (!a.ours).then(|| now + ctx.settings.retransmission_limit()),
+            unconfirmed: (!a.ours).then(|| now + ctx.settings.retransmit_max + Duration::from_secs(1)),
             closing: None,
             bytes: (0, 0),
             config: a.config,

@@ -17,7 +17,11 @@ impl IkeSa {
     /// Deletes a child, and with it all others that wait for deletion.
     pub fn delete_children(&mut self, ctx: &mut Ctx<'_>, spi_in: u32) {
         let mut spis = Vec::new();
-        for c in self.children.iter_mut().filter(|c| c.spi_in == spi_in || (c.state == ChildState::Deleting && c.unconfirmed.is_none())) {
+        for c in self
+            .children
+            .iter_mut()
+            .filter(|c| c.spi_in == spi_in || (c.state == ChildState::Deleting && c.unconfirmed.is_none()))
+        {
             c.state = ChildState::Deleting;
             spis.push(c.spi_in);
         }
@@ -109,7 +113,9 @@ impl IkeSa {
         {
             c.closing = Some(reason);
         }
-        if let (Reason::Replaced, Some(Request::Child(offer))) = (reason, self.pending.as_mut().map(|p| &mut p.request)) {
+        if let (Reason::Replaced, Some(Request::Child(offer))) =
+            (reason, self.pending.as_mut().map(|p| &mut p.request))
+        {
             offer.superseded |= offer.replaces == Some(spi_in);
         }
         self.remove_child(ctx, spi_in, reason, true);

@@ -3,11 +3,12 @@
 
 use super::{NONCE_BYTES, Payloads, Request, refusal};
 use crate::auth::HashAlgorithm;
-use crate::config::Connection;
+use crate::config::{Connection, RemoteAuth};
 use crate::crypto::difference::explain_ike;
 use crate::crypto::ke::Exchange;
 use crate::crypto::suites::{accept_ike, choose_ike};
 use crate::crypto::{IkeChoice, IkeKeys, IkeProposal, Method};
+use crate::message::CertEncoding;
 use crate::message::{
     ExchangeType, Header, KeyExchangeData, Notify, NotifyType, Payload, Proposal, decode_chain,
 };
@@ -317,7 +318,7 @@ pub(crate) fn accept(
     let mut own = vec![0; NONCE_BYTES];
     ctx.rng.fill_bytes(&mut own);
     sa.salt.nonce_r = own;
-    sa.fragment_bytes = connection.fragment_bytes;
+    (sa.fragment_bytes, sa.likely) = (connection.fragment_bytes, Some(connection.name.clone()));
     sa.init.0 = bytes.to_vec();
     sa.learn(&p);
     let feign = connection.force_encapsulation;
@@ -329,6 +330,15 @@ pub(crate) fn accept(
         Payload::Nonce(sa.salt.nonce_r.clone()),
     ];
     reply.extend(sa.announcements(feign));
+    // Without it some peers keep their certificates to themselves.
+    let stores = candidates.iter().filter_map(|c| match &c.remote_auth {
+        RemoteAuth::Certificate(store) => Some(store.authorities()),
+        RemoteAuth::Psk(_) => None,
+    });
+    let authorities = stores.collect::<Vec<_>>().concat();
+    if !authorities.is_empty() {
+        reply.push(Payload::CertReq { encoding: CertEncoding::X509, authorities });
+    }
     if choice.additional.is_some() {
         reply.push(Payload::Notify(Notify::new(NotifyType::IntermediateSupported, [])));
     }

@@ -110,7 +110,10 @@ impl Task {
 impl IkeSa {
     /// Starts the next task if no request is outstanding. Deletion of the IKE SA goes before everything else.
     pub fn next_task(&mut self, ctx: &mut Ctx<'_>) {
-        while self.pending.is_none() && !self.contested && matches!(self.state, State::Up | State::Rekeyed | State::Closing) {
+        while self.pending.is_none()
+            && !self.contested
+            && matches!(self.state, State::Up | State::Rekeyed | State::Closing)
+        {
             let now = ctx.now.at;
             let ready = |t: &Task| t.not_before <= now;
             let last = self.tasks.iter().position(|t| ready(t) && matches!(t.what, What::DeleteIke(_)));

@@ -252,7 +252,11 @@ impl World {
                 if std::env::var_os("WORLD_TRACE").is_some() {
                     let plain = if encapsulated { &bytes[4.min(bytes.len())..] } else { &bytes[..] };
                     let spis = self.nodes[to].plane.inbound.keys().collect::<Vec<_>>();
-                    eprintln!("{} to {to}: {:?} {spis:?}", self.now.as_millis(), penstock_ike::message::Header::decode(plain));
+                    eprintln!(
+                        "{} to {to}: {:?} {spis:?}",
+                        self.now.as_millis(),
+                        penstock_ike::message::Header::decode(plain)
+                    );
                 }
                 let d = Datagram { local, remote, encapsulated, bytes };
                 self.on(to, |e, now, p, out| e.handle(now, &d, p, out));
