@@ -230,10 +230,11 @@ impl Gateway {
     /// Where the tables' file cannot be removed.
     pub fn remove(self) -> Result<(), RegionError> {
         let Gateway { tables, state, region, .. } = self;
-        drop(state);
         tables.remove()?;
-        // Numbers and windows, no secrets. What was granted stands in the journal.
-        let _ = std::fs::remove_file(region.join("state"));
+        // Numbers and windows, no secrets. What was granted stands in the journal. A file that was never ours stays.
+        if state.is_some() {
+            let _ = std::fs::remove_file(region.join("state"));
+        }
         let _ = std::fs::remove_dir(&region);
         Ok(())
     }

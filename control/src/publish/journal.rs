@@ -54,6 +54,9 @@ pub struct Journal {
 
 const NAME: &str = "sequence.journal";
 
+/// First line of the file. Writing it shows at the start, not at the first grant, that the disk takes anything.
+const HEAD: &str = "penstock sequence journal 1\n";
+
 /// In place of the count of lines: the last line may be half there, so the file is rewritten before it is appended to.
 const TORN: usize = usize::MAX;
 
@@ -74,7 +77,7 @@ impl Journal {
         let mut records = HashMap::new();
         // Behind the last line feed stands at most a line that was being written when the machine stopped: not in use yet.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        for (index, line) in text[..whole].lines().enumerate() {
+        for (index, line) in text[..whole].lines().enumerate().skip(usize::from(text.starts_with(HEAD))) {
             let record = parse(line).ok_or(JournalError::Damaged { path: path.clone(), line: index + 1 })?;
             records.insert(record.0, record.1);
         }
@@ -122,7 +125,8 @@ impl Journal {
         let written = || -> io::Result<File> {
             let mut options = OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-            let text: String = self.records.iter().map(|(chain, record)| line(*chain, *record)).collect();
+            let lines = self.records.iter().map(|(chain, record)| line(*chain, *record));
+            let text: String = std::iter::once(HEAD.to_string()).chain(lines).collect();
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&next, &self.path)?;
@@ -173,7 +177,7 @@ mod tests {
             (Some(record(2, 50)), Some(record(0, 29)), None)
         );
         let text = std::fs::read_to_string(below.join(NAME)).expect("readable");
-        assert_eq!(text.lines().count(), 2);
+        assert_eq!(text.lines().count(), 3);
     }
 
     #[test]
