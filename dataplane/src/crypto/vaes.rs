@@ -769,6 +769,62 @@ unsafe fn finish_short<const WHOLE: bool>(
     }
 }
 
+/// Hashes of four packets of two segments each: those of some 750 to 1,520 octets.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
+unsafe fn finish_two(
+    batch: &Batch<'_>,
+    first: usize,
+    lanes: [&Packet<'_>; 4],
+    whole: *const Sums,
+    rest: *const Sums,
+) -> __m512i {
+    // SAFETY: see `finish_short`. The first segment is made of groups, and no other chunks.
+    unsafe {
+        let lengths = _mm512_loadu_si512(batch.lengths.as_ptr().add(first).cast());
+        let aads = reversed(_mm512_loadu_si512(batch.aads.as_ptr().add(first).cast()));
+        let mut powers = [[std::ptr::null(); 4]; 3];
+        let (mut heads, mut wholes, mut rests) =
+            ([&raw const NO_SUMS; 4], [&raw const NO_SUMS; 4], [&raw const NO_SUMS; 4]);
+        for at in 0..4 {
+            let packet = lanes[at];
+            let all: *const [u8; 16] = packet.key.powers().as_ptr();
+            let lead = packet.lead as usize;
+            powers[0][at] = all.add(POWERS - 1).cast();
+            powers[1][at] = all.add(POWERS - lead / 16).cast();
+            powers[2][at] = all.add(POWERS - 1 - (packet.blocks() - lead / 16)).cast();
+            heads[at] = whole.add(packet.first_segment as usize);
+            if packet.len - lead >= 64 * GROUP {
+                wholes[at] = whole.add(first + at);
+            }
+            if (packet.len - lead) % (64 * GROUP) != 0 {
+                rests[at] = rest.add(first + at);
+            }
+        }
+        let h = gather(powers[0]);
+        let before = reduce(multiply(aads, h));
+        let mut sum = multiply(before, gather(powers[1]));
+        for part in 0..3 {
+            let mut lanes = [_mm512_setzero_si512(); 4];
+            for at in 0..4 {
+                lanes[at] = _mm512_load_si512((*heads[at]).0[part].as_ptr().cast());
+            }
+            sum[part] = _mm512_xor_si512(sum[part], fold(lanes));
+        }
+        let before = multiply(reduce(sum), gather(powers[2]));
+        let mut sum = multiply(lengths, h);
+        for part in 0..3 {
+            let mut lanes = [_mm512_setzero_si512(); 4];
+            for at in 0..4 {
+                let whole = _mm512_load_si512((*wholes[at]).0[part].as_ptr().cast());
+                lanes[at] = _mm512_xor_si512(whole, _mm512_load_si512((*rests[at]).0[part].as_ptr().cast()));
+            }
+            sum[part] = _mm512_ternarylogic_epi64::<0x96>(fold(lanes), before[part], sum[part]);
+        }
+        reduce(sum)
+    }
+}
+
 /// Hashes of four packets of any length, segment by segment (Horner's rule).
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
@@ -850,12 +906,16 @@ unsafe fn finish<const OPEN: bool>(
         let end = packets.len() - 1;
         let lane = |at: usize| packets.get_unchecked(at.min(end));
         let lanes = [lane(0), lane(1), lane(2), lane(3)];
-        let hash = if !lanes.iter().all(|packet| packet.is_short()) || packets.len() < 4 {
-            finish_long(batch, first, lanes, whole, rest)
-        } else if batch.longest >= GROUP * 64 {
-            finish_short::<true>(batch, first, lanes, whole, rest)
+        let hash = if packets.len() == 4 && lanes.iter().all(|packet| packet.is_short()) {
+            if batch.longest >= GROUP * 64 {
+                finish_short::<true>(batch, first, lanes, whole, rest)
+            } else {
+                finish_short::<false>(batch, first, lanes, whole, rest)
+            }
+        } else if packets.len() == 4 && lanes.iter().all(|packet| packet.segments == 2) {
+            finish_two(batch, first, lanes, whole, rest)
         } else {
-            finish_short::<false>(batch, first, lanes, whole, rest)
+            finish_long(batch, first, lanes, whole, rest)
         };
         let tags = _mm512_xor_si512(reversed(hash), _mm512_load_si512(masks.cast()));
         write_or_check::<OPEN>(packets, tags, jobs);
