@@ -114,7 +114,7 @@ fn length(random: &mut Random) -> usize {
     }
 }
 
-fn case(random: &mut Random, keys: &[KeyBlock], key: usize, direction: Direction) -> Case {
+fn case(random: &mut Random, keys: &[KeyBlock], key: usize, direction: Direction, len: usize) -> Case {
     let reference = crypto::select(Some("reference")).unwrap();
     let mut iv = [0; 8];
     random.fill(&mut iv);
@@ -123,7 +123,7 @@ fn case(random: &mut Random, keys: &[KeyBlock], key: usize, direction: Direction
     } else {
         Aad::new(random.next() as u32, random.next() as u32)
     };
-    let mut plain = vec![0; length(random) + TAG_LEN];
+    let mut plain = vec![0; len + TAG_LEN];
     random.fill(&mut plain);
     let mut sealed = plain.clone();
     let mut job =
@@ -154,11 +154,13 @@ fn burst(random: &mut Random, keys: &[KeyBlock]) -> Vec<Case> {
     let one_key = (random.below(3) == 0).then(|| random.below(keys.len()));
     let one_direction =
         (random.below(3) != 0).then(|| if random.below(2) == 0 { Direction::Seal } else { Direction::Open });
+    let one_length = (random.below(4) == 0).then(|| length(random));
     (0..random.below(BURST + 1))
         .map(|_| {
+            let len = one_length.unwrap_or_else(|| length(random));
             let any = if random.below(2) == 0 { Direction::Seal } else { Direction::Open };
             let key = one_key.unwrap_or_else(|| random.below(keys.len()));
-            case(random, keys, key, one_direction.unwrap_or(any))
+            case(random, keys, key, one_direction.unwrap_or(any), len)
         })
         .collect()
 }

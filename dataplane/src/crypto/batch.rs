@@ -28,7 +28,8 @@ pub(super) const ONLY_MAX: usize = penstock_tables::key::POWERS - 2;
 /// Blocks of a last segment: with lengths as many as there are powers.
 const LAST_MAX: usize = penstock_tables::key::POWERS - 1;
 
-const _: () = assert!(TEXT_MAX / 16 / SEGMENT_BLOCKS + 2 <= SEGMENTS - PACKETS && SEGMENT_BLOCKS % 16 == 0);
+const _: () =
+    assert!(TEXT_MAX / 16 / SEGMENT_BLOCKS + 2 <= SEGMENTS - PACKETS && SEGMENT_BLOCKS.is_multiple_of(16));
 
 /// One packet of a batch.
 pub(super) struct Packet<'a> {
