@@ -132,7 +132,9 @@ fn contenders(setting: Setting, only: Option<&[String]>) -> Vec<Box<dyn Contende
         .map(|at| (0..cipher.key_len()).map(|n| (at * 31 + n * 7 + (at >> 8)) as u8).collect())
         .collect();
     let blocks = || -> Vec<KeyBlock> {
-        keys.iter().map(|key| KeyBlock::expand(cipher, key, SALT).expect("key length")).collect()
+        let mut blocks = on_huge_pages(keys.len());
+        blocks.extend(keys.iter().map(|key| KeyBlock::expand(cipher, key, SALT).expect("key length")));
+        blocks
     };
     let masked = std::env::var_os(MASK.0).is_some();
     let mut all: Vec<Box<dyn Contender>> = Vec::new();
@@ -200,8 +202,11 @@ struct Pool {
 
 impl Pool {
     fn new(setting: Setting) -> Pool {
-        let plain: Vec<u8> = (0..setting.pool * STRIDE + 64).map(|at| (at * 11 + (at >> 8)) as u8).collect();
-        Pool { memory: plain.clone(), sealed: plain.clone(), plain, setting, start: 0 }
+        let octets = setting.pool * STRIDE + 64;
+        let plain: Vec<u8> = (0..octets).map(|at| (at * 11 + (at >> 8)) as u8).collect();
+        let mut memory = on_huge_pages(octets);
+        memory.extend_from_slice(&plain);
+        Pool { memory, sealed: plain.clone(), plain, setting, start: 0 }
     }
 
     fn packets(&mut self, direction: Direction) -> Vec<Packet<'_>> {
@@ -233,6 +238,19 @@ impl Pool {
         contender.run(Direction::Seal, self.packets(Direction::Seal));
         self.sealed.copy_from_slice(&self.memory);
     }
+}
+
+/// Room for `count` values, on huge pages where the kernel has some, as keys and packets of the data plane are.
+pub fn on_huge_pages<T>(count: usize) -> Vec<T> {
+    const HUGE: usize = 2 << 20;
+    let room = Vec::with_capacity(count);
+    let (start, end) = (room.as_ptr() as usize, room.as_ptr() as usize + count * size_of::<T>());
+    let (first, last) = (start.next_multiple_of(HUGE), end & !(HUGE - 1));
+    if last > first {
+        // SAFETY: advice on whole pages of our own; where it is not taken, nothing changes.
+        unsafe { libc::madvise(first as *mut libc::c_void, last - first, libc::MADV_HUGEPAGE) };
+    }
+    room
 }
 
 type Samples = BTreeMap<(usize, bool), (Vec<f64>, Vec<f64>)>;

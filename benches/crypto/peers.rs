@@ -262,7 +262,8 @@ impl IpsecMb {
             let pre: Symbol<'_, Pre> = library.get(format!("aes_gcm_pre_{bits}_{engine}")).ok()?;
             let seal: Work = *library.get(format!("aes_gcm_enc_{bits}_{engine}")).ok()?;
             let open: Work = *library.get(format!("aes_gcm_dec_{bits}_{engine}")).ok()?;
-            let mut expanded = vec![Expanded([0; 4096]); keys.len()];
+            let mut expanded = super::measure::on_huge_pages(keys.len());
+            expanded.resize(keys.len(), Expanded([0; 4096]));
             for (key, expanded) in keys.iter().zip(&mut expanded) {
                 pre(key.as_ptr(), expanded);
             }
