@@ -101,7 +101,7 @@ fn untouched_tunnels_lose_nothing() {
     assert!(until(Duration::from_secs(20), enough), "the flows carry too little");
     for flow in flows {
         let report = flow.stop();
-        assert!(report.sent > 5000, "only {} datagrams were sent", report.sent);
+        assert!(report.sent > 2000, "only {} datagrams were sent", report.sent);
         assert!(report.lost.is_empty(), "lost {} of {}: {:?}", report.lost.len(), report.sent, report.lost);
         assert_eq!(report.doubled, 0);
     }

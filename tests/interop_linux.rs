@@ -11,22 +11,23 @@ use penstock_suite::iperf;
 use penstock_suite::lab::{Lab, Site, ping};
 use penstock_suite::peer::LinuxPeer;
 
-const KEY_128: &str = "000102030405060708090a0b0c0d0e0fa0a1a2a3";
-const KEY_256: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1fa0a1a2a3";
+/// Keys from Penstock to Linux and back.
+const KEYS_128: [&str; 2] =
+    ["000102030405060708090a0b0c0d0e0fa0a1a2a3", "101112131415161718191a1b1c1d1e1fb0b1b2b3"];
+const KEYS_256: [&str; 2] = [
+    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1fa0a1a2a3",
+    "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3fb0b1b2b3",
+];
 
-fn linux_and_penstock_talk(key: &str, udp: bool, esn: bool) {
+fn linux_and_penstock_talk(keys: [&str; 2], udp: bool, esn: bool) {
     let lab = Lab::make();
-    let sealing = |spi| Sealing { key: key.into(), spi, esn, udp };
-    let (outbound, inbound) = (sealing(0x1001), sealing(0x1002));
-    let keys = format!(
-        "lab_keys: {{outbound: {{spi: {}, key: {key}}}, inbound: {{spi: {}, key: {key}}}}}",
-        outbound.spi, inbound.spi
-    );
-    let options = format!(
-        "encapsulation: {}\nesn: {esn}\ncipher: {}",
-        if udp { "udp" } else { "esp" },
-        if key.len() == KEY_128.len() { "aes128gcm16" } else { "aes256gcm16" },
-    );
+    let sealing = |key: &str, spi| Sealing { key: key.into(), spi, esn, udp };
+    let (outbound, inbound) = (sealing(keys[0], 0x1001), sealing(keys[1], 0x1002));
+    let cipher = if keys == KEYS_128 { "aes128gcm16" } else { "aes256gcm16" };
+    let key = |sealing: &Sealing| format!("{{spi: {}, key: {}}}", sealing.spi, sealing.key);
+    let keys = format!("lab_keys: {{outbound: {}, inbound: {}}}", key(&outbound), key(&inbound));
+    let options =
+        format!("encapsulation: {}\nesn: {esn}\ncipher: {}", if udp { "udp" } else { "esp" }, cipher,);
     let capture =
         Capture::start(&lab.wire(), "wire", &lab.file("wire.pcap"), "host 192.0.2.1 and host 192.0.2.2");
     let gateway = Gateway::start(&lab, &Setup::new(Site::A, tunnel(Site::A, &keys, &options)));
@@ -67,17 +68,17 @@ fn linux_and_penstock_talk(key: &str, udp: bool, esn: bool) {
 #[test]
 #[ignore = "needs root, TAP devices and user-mode Linux: scripts/test runs it"]
 fn plain_esp() {
-    linux_and_penstock_talk(KEY_128, false, false);
+    linux_and_penstock_talk(KEYS_128, false, false);
 }
 
 #[test]
 #[ignore = "needs root, TAP devices and user-mode Linux: scripts/test runs it"]
 fn extended_sequence_numbers() {
-    linux_and_penstock_talk(KEY_128, false, true);
+    linux_and_penstock_talk(KEYS_128, false, true);
 }
 
 #[test]
 #[ignore = "needs root, TAP devices and user-mode Linux: scripts/test runs it"]
 fn udp_4500_with_256_bit_keys() {
-    linux_and_penstock_talk(KEY_256, true, false);
+    linux_and_penstock_talk(KEYS_256, true, false);
 }

@@ -46,7 +46,8 @@ impl Sealing {
         opened.iter().map(|packet| octets(packet["inner"].as_str().expect("hexadecimal digits"))).collect()
     }
 
-    /// Makes ESP packets from 192.0.2.1 to 192.0.2.2 with inner packets of each size from 20 to 1500 octets, from 10.1.0.2
+    /// Makes ESP packets from 192.0.2.1 to 192.0.2.2 with inner packets of each size from 20 octets to what fits into
+    /// 1500 octets outside, from 10.1.0.2
     /// to 10.2.0.2. Returns the capture file with the frames, and the inner packets.
     pub fn make_by_scapy(&self, folder: &Path, source: &str, destination: &str) -> (PathBuf, Vec<Vec<u8>>) {
         let (file, inner) = (folder.join("scapy.pcap"), folder.join("scapy.json"));
@@ -102,11 +103,13 @@ impl Dissected {
     fn read(line: &str) -> Dissected {
         let mut fields = line.split('\t');
         let mut next = || fields.next().unwrap_or_default();
-        // Of two IP headers, the inner one is the second.
-        let inner = |field: &str| field.split_once(',').map_or(String::new(), |(_, inner)| inner.to_owned());
+        // Fields of several layers stand in the order of the layers. Random payload may look like another protocol to tshark,
+        // so what counts is the first ESP header, and the second IP header, which is the inner one.
+        let layer = |field: &str, number| field.split(',').nth(number).unwrap_or_default().to_owned();
+        let inner = |field: &str| layer(field, 1);
         Dissected {
-            tag_is_right: ["1", "True"].contains(&next()),
-            is_ipv4: next() == "0x04",
+            tag_is_right: ["1", "True"].contains(&layer(next(), 0).as_str()),
+            is_ipv4: layer(next(), 0) == "0x04",
             source: inner(next()),
             destination: inner(next()),
             length: inner(next()),

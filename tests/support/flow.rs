@@ -123,12 +123,16 @@ fn send(plan: &Plan, port: u16, stop: &AtomicBool, sent: &AtomicU64) {
         let due = start + Duration::from_secs_f64(number as f64 / f64::from(plan.rate));
         thread::sleep(due.saturating_duration_since(Instant::now()));
         datagram[..8].copy_from_slice(&number.to_be_bytes());
-        match socket.send(&datagram) {
-            Ok(_) => {}
-            // A path that is away for a moment (ARP without an answer, an ICMP error) is a loss like any other.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable) => {}
-            Err(error) => panic!("send: {error}"),
+        if let Err(error) = socket.send(&datagram) {
+            // A path that is away for a moment is a loss like any other; the receiver knows.
+            let away = [
+                ErrorKind::AddrNotAvailable,
+                ErrorKind::ConnectionRefused,
+                ErrorKind::HostUnreachable,
+                ErrorKind::NetworkDown,
+                ErrorKind::NetworkUnreachable,
+            ];
+            assert!(away.contains(&error.kind()), "send: {error}");
         }
         number += 1;
         sent.store(number, Ordering::Relaxed);

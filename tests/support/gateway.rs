@@ -33,8 +33,6 @@ pub struct Setup {
     pub site: Site,
     /// The value of `memory`, as YAML.
     pub memory: String,
-    /// Largest packet of the wire, in octets.
-    pub wan_mtu: u16,
     /// The entries below `tunnels`, as YAML with an indentation of two.
     pub tunnels: String,
     /// Other top-level entries, as YAML.
@@ -45,7 +43,7 @@ impl Setup {
     /// Without huge pages, on Ethernet's usual MTU.
     pub fn new(site: Site, tunnels: impl Into<String>) -> Setup {
         let memory = "{hugepages: off, megabytes: 128}".into();
-        Setup { site, memory, wan_mtu: 1500, tunnels: tunnels.into(), more: String::new() }
+        Setup { site, memory, tunnels: tunnels.into(), more: String::new() }
     }
 
     /// The whole file.
@@ -63,13 +61,12 @@ impl Setup {
              capacity: {{tunnels: 16, routes: 1024, neighbours: 256}}\n\
              ports:\n\
              \x20 lan: {{device: \"net_tap0,iface=tlan,mac={lan}\", addresses: [10.{number}.0.1/24]}}\n\
-             \x20 wan: {{device: \"net_tap1,iface=twan,mac={wan}\", addresses: [192.0.2.{number}/24], mtu: {mtu}}}\n\
+             \x20 wan: {{device: \"net_tap1,iface=twan,mac={wan}\", addresses: [192.0.2.{number}/24]}}\n\
              {more}\
              tunnels:\n{tunnels}",
             lan = mac(self.site, "lan"),
             wan = mac(self.site, "wan"),
             memory = self.memory,
-            mtu = self.wan_mtu,
             more = self.more,
             tunnels = self.tunnels,
         )

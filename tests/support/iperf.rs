@@ -31,6 +31,8 @@ impl Drop for Server {
 
 /// Runs a client to its end and returns what it measured.
 pub fn client(namespace: &str, to: &str, options: &str) -> Value {
+    // A server that has just ended another test is not listening for a moment.
+    thread::sleep(Duration::from_secs(1));
     let mut command = inside(namespace, "iperf3");
     command.args(["-J", "-c", to]).args(options.split_whitespace());
     let result = command::output(&mut command);
@@ -48,7 +50,7 @@ pub fn tcp(namespace: &str, to: &str, seconds: u32, options: &str) -> f64 {
 
 /// UDP for some seconds at a rate such as 20M. Returns datagrams sent and lost.
 pub fn udp(namespace: &str, to: &str, seconds: u32, rate: &str) -> (u64, u64) {
-    let end = client(namespace, to, &format!("-u -b {rate} -l 1300 -w 4M -t {seconds}"));
+    let end = client(namespace, to, &format!("-u -b {rate} -l 1300 -t {seconds}"));
     let figure = |name: &str| end["sum"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {end}"));
     (figure("packets"), figure("lost_packets"))
 }

@@ -16,7 +16,7 @@ pub struct LinuxPeer {
 impl LinuxPeer {
     /// Boots it on the lab's wire. `inbound` is how it expects packets, `outbound` how it seals them.
     pub fn start(lab: &Lab, inbound: &Sealing, outbound: &Sealing) -> LinuxPeer {
-        assert!(inbound.key == outbound.key && (inbound.udp, inbound.esn) == (outbound.udp, outbound.esn));
+        assert_eq!((inbound.udp, inbound.esn), (outbound.udp, outbound.esn));
         let peer = LinuxPeer { folder: lab.file("linux-peer"), namespace: lab.wire() };
         let mode = match (inbound.udp, inbound.esn) {
             (true, false) => "udp",
@@ -26,7 +26,7 @@ impl LinuxPeer {
         };
         succeed(&mut peer.script("build"));
         let mut start = peer.script("start");
-        start.args([&peer.namespace, mode]).env("KEY", &inbound.key);
+        start.args([&peer.namespace, mode]).env("KEY_IN", &inbound.key).env("KEY_OUT", &outbound.key);
         start.env("SPI_IN", format!("{:#x}", inbound.spi)).env("SPI_OUT", format!("{:#x}", outbound.spi));
         succeed(&mut start);
         peer
