@@ -6,8 +6,7 @@
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use aes::{Aes128Enc, Aes256Enc, Block, hazmat};
 use polyval::hazmat::FieldElement;
-use polyval::{Polyval, universal_hash::UniversalHash};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Powers of the GHASH key in a block: as many blocks of text may be hashed before a reduction.
 pub const POWERS: usize = 48;
@@ -189,17 +188,13 @@ fn sub_word(word: [u8; 4]) -> [u8; 4] {
 /// H^1 to H^48 from `h`, which is the encryption of a zero block.
 fn fill_powers(powers: &mut [[u8; 16]; POWERS], h: &Block) {
     let mut key = FieldElement::from(*h).reverse().mulx();
-    let mut power: Zeroizing<[u8; 16]> = Zeroizing::new(key.into());
-    let mut hash = Polyval::new(&(*power).into());
-    for (at, slot) in powers.iter_mut().rev().enumerate() {
-        if at > 0 {
-            // The state times H, plus nothing: the next power.
-            hash.update(&[if at == 1 { (*power).into() } else { Default::default() }]);
-            *power = hash.clone().finalize().into();
-        }
-        *slot = *power;
+    let mut power = key;
+    for slot in powers.iter_mut().rev() {
+        *slot = power.into();
+        power *= key;
     }
     key.zeroize();
+    power.zeroize();
 }
 
 impl std::fmt::Debug for KeyBlock {
@@ -211,6 +206,7 @@ impl std::fmt::Debug for KeyBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use polyval::{Polyval, universal_hash::UniversalHash};
 
     fn hex(text: &str) -> Vec<u8> {
         (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
