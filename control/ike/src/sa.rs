@@ -463,6 +463,8 @@ impl IkeSa {
             return;
         }
         let quiet = matches!(self.state, State::Rekeyed | State::Closing);
+        // The peer's replacement that was to be decided about goes too: nobody else would end it.
+        ctx.effects.reap.extend(self.replaced_by.take().map(|(spi, _)| (spi, ctx.now.at)));
         let was_up = self.state == State::Up;
         self.drop_children(ctx, failure.reason, false);
         self.release_offer(ctx);

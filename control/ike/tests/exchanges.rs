@@ -360,3 +360,24 @@ fn per_worker_children_stand_side_by_side() {
     resources.sort_unstable();
     assert_eq!(resources, [None, Some(1), Some(2), Some(3)]);
 }
+
+#[test]
+fn a_collision_that_the_network_cuts_short_leaves_nothing() {
+    for wait in 0..40 {
+        let mut w = established(|_, _| {});
+        w.weather.jitter_ms = 20;
+        for n in [A, B] {
+            w.on(n, |e, now, p, out| e.rekey_ike(now, "site", p, out));
+        }
+        w.run(std::time::Duration::from_millis(wait));
+        w.weather.loss = 1000;
+        for n in [A, B] {
+            w.on(n, |e, now, p, out| e.remove_connection(now, "site", p, out));
+        }
+        w.run(settings().retransmission_limit() * 2 + seconds(10));
+        for n in [A, B] {
+            assert_eq!(w.nodes[n].endpoint.counts(), (0, 0, 0), "after {wait} ms, node {n}");
+            assert!(w.nodes[n].plane.inbound.is_empty() && w.nodes[n].plane.reserved.is_empty());
+        }
+    }
+}
