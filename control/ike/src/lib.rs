@@ -24,6 +24,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod time;
+mod timers;
 mod tunnels;
 mod wishes;
 
