@@ -171,7 +171,8 @@ struct Running {
 
 impl Running {
     fn new(ring: usize) -> Running {
-        let (pool, rings, stop) = (MemoryPool::new(256), Rings::new(ring, 100_000), Arc::new(AtomicBool::new(false)));
+        let (pool, rings, stop) =
+            (MemoryPool::new(256), Rings::new(ring, 100_000), Arc::new(AtomicBool::new(false)));
         let wanted = || vec![(Twin::Port(3), "plan".to_owned()), (Twin::Tunnel(70_000), "ptun".to_owned())];
         let (frames, stopped) = (pool.clone(), stop.clone());
         let mut twins = TwinThread::with(Box::new(wanted), rings.clone(), move || frames.allocate());

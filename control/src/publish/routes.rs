@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use penstock_tables::adjacency::Unresolved;
 use penstock_tables::TableFull;
+use penstock_tables::adjacency::Unresolved;
 use penstock_tables::{Adjacency, Hop, Prefix, TablesWriter};
 
 use super::live::Live;

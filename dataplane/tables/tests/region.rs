@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use penstock_tables::segment::Kind;
 use penstock_tables::TableFull;
+use penstock_tables::segment::Kind;
 use penstock_tables::*;
 
 const CAPACITY: Capacity = Capacity { tunnels: 64, replay_window: 256, neighbours: 32, fib_groups: 64 };
