@@ -9,6 +9,7 @@ pub mod counters;
 pub mod decrypt;
 pub mod esp;
 pub mod flow;
+pub mod fuzzing;
 pub mod gateway;
 pub mod iperf;
 pub mod lab;
