@@ -83,7 +83,7 @@ pub fn of_others_are_left_alone() {
     block_on(async {
         let twins = Twins::open("test").unwrap();
         for spec in [lan(), tunnel()] {
-            let error = twins.apply(&[spec.clone()], &[]).await.unwrap_err();
+            let error = twins.apply(std::slice::from_ref(&spec), &[]).await.unwrap_err();
             assert!(matches!(&error, TwinError::Foreign { name, .. } if *name == spec.name), "{error}");
             assert!(error.to_string().contains("ip link del"), "{error}");
         }
