@@ -136,7 +136,8 @@ fn opens_of_others(change: impl Fn(Sa) -> Sa) {
     let mut site = site(2, change);
     let folder = tempfile::tempdir().unwrap();
     let mac = |site, station| mac(site, station).map(|octet| format!("{octet:02x}")).join(":");
-    let (file, inner) = sealing(&site.from_peer).make_by_scapy(folder.path(), &mac(1, 1), &mac(2, 1));
+    let (file, inner) =
+        sealing(&site.from_peer).make_by_scapy(folder.path(), &mac(1, 1), &mac(2, 1), *SIZES.end());
     assert_eq!(inner.len(), SIZES.count());
     let frames = penstock_suite::capture::frames(&file);
     for (frames, packets) in frames.chunks(BATCH).zip(inner.chunks(BATCH)) {

@@ -56,8 +56,9 @@ fn scapy_is_opened(esn: bool, udp: bool) {
     let gateway = Gateway::start(&lab, &setup(Site::B, &sealings));
     let host = lab.host(Site::B);
     assert!(until(Duration::from_secs(20), || lab.ping(Site::B, "10.2.0.1", 1) == 1), "no gateway");
-    let (file, inner) = sealings[0].make_by_scapy(lab.folder(), &mac(Site::A, "wan"), &mac(Site::B, "wan"));
     let largest = if udp { 1438 } else { 1446 };
+    let (file, inner) =
+        sealings[0].make_by_scapy(lab.folder(), &mac(Site::A, "wan"), &mac(Site::B, "wan"), largest);
     assert!(inner.iter().map(Vec::len).eq(20..=largest), "scapy made other sizes");
     let capture = Capture::start(&host, "tlan", &lab.file("inside.pcap"), "src 10.1.0.2 and dst 10.2.0.2");
     let send = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/send.py");

@@ -46,12 +46,19 @@ impl Sealing {
         opened.iter().map(|packet| octets(packet["inner"].as_str().expect("hexadecimal digits"))).collect()
     }
 
-    /// Makes ESP packets from 192.0.2.1 to 192.0.2.2 with inner packets of each size from 20 octets to what fits into
-    /// 1500 octets outside, from 10.1.0.2
-    /// to 10.2.0.2. Returns the capture file with the frames, and the inner packets.
-    pub fn make_by_scapy(&self, folder: &Path, source: &str, destination: &str) -> (PathBuf, Vec<Vec<u8>>) {
+    /// Makes ESP packets from 192.0.2.1 to 192.0.2.2 with inner packets of each size from 20 octets to `largest`,
+    /// from 10.1.0.2 to 10.2.0.2. Returns the capture file with the frames, and the inner packets.
+    pub fn make_by_scapy(
+        &self,
+        folder: &Path,
+        source: &str,
+        destination: &str,
+        largest: usize,
+    ) -> (PathBuf, Vec<Vec<u8>>) {
         let (file, inner) = (folder.join("scapy.pcap"), folder.join("scapy.json"));
-        succeed(self.helper("make").args([source, destination]).arg(&file).arg(&inner));
+        succeed(
+            self.helper("make").args([source, destination]).arg(&file).arg(&inner).arg(largest.to_string()),
+        );
         let text = std::fs::read_to_string(inner).expect("the helper wrote it");
         let inner: Vec<String> = serde_json::from_str(&text).expect("a list of hexadecimal digits");
         (file, inner.iter().map(|digits| octets(digits)).collect())

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Independent eyes on ESP: makes packets with scapy, opens packets with scapy and again with a plain AES-GCM.
 
-esp.py make  KEY SPI MODE ETHER-SRC ETHER-DST OUT.pcap INNER.json   inner packets of every size from 20 octets to what
-                                                                    fits into 1500 octets outside
+esp.py make  KEY SPI MODE ETHER-SRC ETHER-DST OUT.pcap INNER.json LARGEST   inner packets of every size from 20 octets to
+                                                                            LARGEST
 esp.py open  KEY SPI MODE IN.pcap                                   opens what IN.pcap holds of this SPI, prints JSON
 
 KEY: hexadecimal AES key and 4 octets of salt. MODE: esp, esn, udp or udp-esn. Outer addresses 192.0.2.1 to 192.0.2.2 and
@@ -27,15 +27,10 @@ def association(key, spi, mode, first=1):
         tunnel_header=IP(src="192.0.2.1", dst="192.0.2.2"), **header)
 
 
-def largest(mode):
-    """1500 less IP, UDP, ESP, IV and tag, in words of 4 octets, less padding length and next header."""
-    return (1500 - 20 - (8 if mode.startswith("udp") else 0) - 8 - 8 - 16) // 4 * 4 - 2
-
-
-def make(key, spi, mode, source, destination, out, inner_out):
+def make(key, spi, mode, source, destination, out, inner_out, largest):
     sa, inner = association(key, spi, mode), []
     writer = PcapWriter(out, linktype=1, sync=False)
-    for number, size in enumerate(range(20, largest(mode) + 1), 1):
+    for number, size in enumerate(range(20, int(largest) + 1), 1):
         payload = bytes((size * 7 + at) & 255 for at in range(size - 20))
         packet = IP(bytes(IP(src="10.1.0.2", dst="10.2.0.2", proto=EXPERIMENT, id=size, ttl=64) / Raw(payload)))
         sealed = sa.encrypt(packet, iv=struct.pack("!Q", number))
