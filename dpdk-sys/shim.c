@@ -79,6 +79,21 @@ penstock_lcore(void)
 	return rte_lcore_id();
 }
 
+unsigned int penstock_lcore_cpus(uint32_t *cpus, unsigned int room)
+{
+	unsigned int lcore, count = 0;
+
+	if (count < room)
+		cpus[count] = (uint32_t)rte_lcore_to_cpu_id((int)rte_get_main_lcore());
+	count++;
+	RTE_LCORE_FOREACH_WORKER(lcore) {
+		if (count < room)
+			cpus[count] = (uint32_t)rte_lcore_to_cpu_id((int)lcore);
+		count++;
+	}
+	return count;
+}
+
 int
 penstock_port_of(const char *device)
 {

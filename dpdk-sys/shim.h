@@ -60,6 +60,9 @@ int penstock_errno(void);
 /* The lcore of this thread, or PENSTOCK_NO_LCORE. */
 unsigned int penstock_lcore(void);
 
+/* The CPUs of all lcores, the main one first, up to `room` of them; returns how many lcores there are. */
+unsigned int penstock_lcore_cpus(uint32_t *cpus, unsigned int room);
+
 /* The first port of the device with this name, or a negative errno. */
 int penstock_port_of(const char *device);
 

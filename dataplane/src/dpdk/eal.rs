@@ -211,6 +211,14 @@ impl Eal {
         unsafe { CStr::from_ptr(sys::rte_version()) }.to_string_lossy().into_owned()
     }
 
+    /// The CPUs of DPDK's lcores as its arguments say, that of the main lcore first. Where an lcore has several, the first.
+    pub fn cpus(&self) -> Vec<usize> {
+        let mut cpus = [0; 128];
+        // SAFETY: DPDK runs; the shim writes at most as many numbers as there is room for.
+        let count = unsafe { sys::penstock_lcore_cpus(cpus.as_mut_ptr(), cpus.len() as u32) };
+        cpus.iter().take(count as usize).map(|cpu| *cpu as usize).collect()
+    }
+
     /// Makes the calling thread one of DPDK's, with caches of its own in every pool, for as long as the result lives.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use penstock_dpdk_sys as sys;
 
 use super::Mbuf;
 use super::device::OpenPort;
-use crate::port::Burst;
+use crate::port::{BURST, Burst};
 
 /// Exactly one worker uses a queue at a time: the handles may move between threads and cannot be shared.
 type NotSync = PhantomData<Cell<()>>;
@@ -42,8 +42,14 @@ impl RxQueue {
     /// Appends received frames to `burst`, at most what it has room for. Returns how many.
     #[inline]
     pub fn receive(&mut self, burst: &mut Burst<Mbuf>) -> usize {
+        self.receive_at_most(burst, BURST)
+    }
+
+    /// As [`RxQueue::receive`], and at most `most`.
+    #[inline]
+    pub fn receive_at_most(&mut self, burst: &mut Burst<Mbuf>, most: usize) -> usize {
         let list = burst.list_mut();
-        let (len, room) = (list.len(), list.remaining_capacity());
+        let (len, room) = (list.len(), list.remaining_capacity().min(most));
         if room == 0 {
             return 0;
         }

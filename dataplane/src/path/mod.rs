@@ -118,9 +118,49 @@ pub struct Worker<P: Port> {
     pub batch: Box<Batch<P::Frame>>,
 }
 
+/// Is told where a loop stands, for those who measure its stages.
+pub trait Probe {
+    /// The loop begins.
+    #[inline(always)]
+    fn begin(&mut self) {}
+
+    /// A stage is done that began where the last one ended.
+    #[inline(always)]
+    fn done(&mut self, stage: Stage) {
+        let _ = stage;
+    }
+}
+
+/// Production: nothing is measured, and nothing is compiled.
+impl Probe for () {}
+
+/// The stages that a [`Probe`] tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// `rx`
+    Rx,
+    /// `classify`, with `parse`
+    Classify,
+    /// `decap`
+    Decap,
+    /// `route`
+    Route,
+    /// `encap`
+    Encap,
+    /// `tx`
+    Tx,
+}
+
 impl<P: Port> Worker<P> {
     /// One loop: a burst of every port and of the kernel through all stages. `now` is the TSC. Returns frames received.
+    #[inline(always)]
     pub fn run(&mut self, now: u64) -> usize {
+        self.run_with(now, &mut ())
+    }
+
+    /// As [`Worker::run`], with every stage told to `probe`.
+    pub fn run_with(&mut self, now: u64, probe: &mut impl Probe) -> usize {
+        probe.begin();
         quiescence::step(&self.state.worker(self.index).quiescent);
         let mut facts = [PortFacts::default(); MAX_PORTS];
         let count = self.facts(&mut facts);
@@ -133,14 +173,20 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             received += count;
+            probe.done(Stage::Rx);
             let (sealed, clear) = classify::sort(arrived, port as u8, batch, twins, cx);
+            probe.done(Stage::Classify);
             let opened = decap::open(sealed, batch, cx);
+            probe.done(Stage::Decap);
             let leaving = route::forward(clear, opened, batch, ports, twins, cx);
+            probe.done(Stage::Route);
             encap::seal(leaving, batch, ports, cx);
+            probe.done(Stage::Encap);
         }
         let (leaving, count) = rx::from_kernel(twins, batch, ports, cx);
         encap::seal(leaving, batch, ports, cx);
         ports.iter_mut().for_each(|port| tx::flush(port, cx));
+        probe.done(Stage::Tx);
         if received + count > 0 {
             self.publish();
         }

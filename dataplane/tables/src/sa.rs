@@ -102,7 +102,7 @@ impl OutboundSa {
 #[repr(C, align(64))]
 pub struct InboundSa {
     pub(crate) head: SlotHead,
-    pub(crate) base: u64,
+    pub(crate) base: AtomicU64,
     pub(crate) epoch: u32,
     pub(crate) tunnel: u32,
     pub(crate) window: u32,
@@ -128,7 +128,7 @@ impl InboundSa {
     /// Place of the SA on its replay ring.
     #[inline(always)]
     pub fn base(&self) -> u64 {
-        self.base
+        self.base.load(Ordering::Relaxed)
     }
 
     /// The `state` segment that the SA's window is in.

@@ -314,7 +314,7 @@ impl TablesWriter {
         self.map.segment.write(key, spec.key);
         let sa = InboundSa {
             head: SlotHead::filling(),
-            base: state.inbound(slot).top(),
+            base: AtomicU64::new(state.inbound(slot).top()),
             epoch: state.epoch(),
             tunnel: spec.tunnel,
             window: spec.window.clamp(crate::replay::MIN_WINDOW, self.map.capacity.replay_window),
@@ -324,6 +324,12 @@ impl TablesWriter {
         };
         self.map.segment.write(self.map.layout.inbound + slot as usize * size_of::<InboundSa>(), sa);
         self.map.inbound(slot).head.publish(spi);
+    }
+
+    /// Lets a live inbound SA take every number once more. This undoes its replay protection: only for a benchmark that is fed
+    /// the same capture round and round, and wants the window to be at work all the same.
+    pub fn forget_window(&self, slot: u32, state: &StateView) {
+        self.map.inbound(slot).base.store(state.inbound(slot).top(), Ordering::Relaxed);
     }
 
     /// Takes an inbound SA out.
