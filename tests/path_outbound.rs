@@ -127,6 +127,26 @@ fn control_is_asked_for_a_rekey_in_time() {
 }
 
 #[test]
+fn a_worker_with_an_sa_of_its_own_seals_with_that() {
+    let mut site = joined();
+    let (shared, tunnel) = (site.to_peer.clone(), site.tunnel);
+    let own = Sa::new(0x7777_0001).with_aes256();
+    let slot = site.gateway.install_outbound(tunnel, 2, &own, key_block(&own), Limits::default());
+    seals(&mut site, 1, &between(1, 2, 60));
+    // RFC 9611: worker 0 has its own SA, with numbers of its own.
+    assert!(site.gateway.writer.switch_outbound_of_worker(tunnel, 0, Some(slot)));
+    site.to_peer = own;
+    for number in 1..=3 {
+        seals(&mut site, number, &between(1, 2, 60));
+    }
+    // Another worker still has the shared one.
+    site.gateway.writer.switch_outbound_of_worker(tunnel, 0, None);
+    site.gateway.writer.switch_outbound_of_worker(tunnel, 1, Some(slot));
+    site.to_peer = shared;
+    seals(&mut site, 2, &between(1, 2, 60));
+}
+
+#[test]
 fn without_what_it_needs_nothing_leaves_and_control_is_told() {
     let mut site = joined();
     let tunnel = site.tunnel;

@@ -57,7 +57,7 @@ fn check(meta: &Meta, slot: u32, cx: &Context<'_>) -> Result<(u32, Adjacency), V
         cx.events.push(Event::NoSa { tunnel: slot });
         Verdict::NoSa
     };
-    let outbound = tunnel.outbound().ok_or_else(missing)?;
+    let outbound = tunnel.outbound_of(cx.worker).ok_or_else(missing)?;
     let sa = cx.tables.outbound(outbound).ok_or_else(missing)?;
     if sa.epoch() != cx.state.epoch() {
         cx.events.push(Event::Orphaned { tunnel: slot });

@@ -61,6 +61,8 @@ pub struct PortFacts {
 
 /// What every stage may use besides its packets.
 pub struct Context<'a> {
+    /// Number of the worker.
+    pub worker: usize,
     /// What control says; references hold until the next quiescent point.
     pub tables: &'a TablesView,
     /// What workers say.
@@ -209,6 +211,7 @@ impl<P: Port> Worker<P> {
     /// The parts of the worker that stages borrow at the same time.
     fn split<'a>(&'a mut self, facts: &'a [PortFacts], now: u64) -> Split<'a, P> {
         let context = Context {
+            worker: self.index,
             tables: &self.tables,
             state: &self.state,
             engine: self.engine,

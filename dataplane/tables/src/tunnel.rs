@@ -1,5 +1,6 @@
-//! Tunnels in `tables`: which SA seals now, where the outer packet goes, and which inner packets belong to it
-//! (the selectors of RFC 4301 section 4.4.1). Written by control; what changes in place is atomic.
+//! Tunnels in `tables`: which SA seals now (for all workers, and for single ones: RFC 9611), where the outer packet goes,
+//! and which inner packets belong to it (the selectors of RFC 4301 section 4.4.1). Written by control; what changes in
+//! place is atomic.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -11,6 +12,10 @@ pub const MAX_SELECTORS: usize = 16;
 pub const MAX_NAME: usize = 63;
 /// Longest name of a network interface (IFNAMSIZ without its zero), in octets.
 pub const MAX_INTERFACE: usize = 15;
+
+/// Workers that may have an outbound SA of their own in a tunnel (RFC 9611): those with a number below this; the others
+/// seal on the tunnel's shared SA.
+pub const WORKER_SAS: usize = 16;
 
 /// What becomes of the don't-fragment bit of the outer header (RFC 4301 section 8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -62,15 +67,23 @@ pub struct Tunnel {
     pub(crate) counts: AtomicU32,
     pub(crate) has_interface: AtomicU32,
     pub(crate) peer: AtomicU32,
-    pub(crate) spare: [u64; 4],
+    /// One bit for each worker that has an SA of its own in `outbound_of_worker`.
+    pub(crate) worker_mask: AtomicU32,
+    pub(crate) spare: [u32; 7],
     pub(crate) local: [AtomicU64; MAX_SELECTORS],
     pub(crate) remote: [AtomicU64; MAX_SELECTORS],
     pub(crate) interface: [AtomicU64; 2],
     pub(crate) name: [u8; MAX_NAME + 1],
+    pub(crate) spare_octets: [u8; 48],
+    /// A cache line of its own, read only where `worker_mask` says so.
+    pub(crate) outbound_of_worker: [AtomicU32; WORKER_SAS],
 }
 
-const _: () =
-    assert!(size_of::<Tunnel>() == 64 + 256 + 16 + 64 + 48 && std::mem::offset_of!(Tunnel, local) == 64);
+const _: () = assert!(
+    size_of::<Tunnel>() == 64 + 256 + 16 + 64 + 48 + 64
+        && std::mem::offset_of!(Tunnel, local) == 64
+        && std::mem::offset_of!(Tunnel, outbound_of_worker) == 448
+);
 
 /// What a tunnel is installed with; everything but the name may change while it is live.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,11 +103,48 @@ pub struct TunnelSpec {
 }
 
 impl Tunnel {
-    /// Slot of the SA that seals now.
+    /// Slot of the SA that seals now: the one that all workers share.
     #[inline(always)]
     pub fn outbound(&self) -> Option<u32> {
-        let slot = self.outbound.load(Ordering::Acquire);
-        (slot != crate::NONE).then_some(slot)
+        some(&self.outbound)
+    }
+
+    /// Slot of the SA that `worker` seals with now: its own where it has one (RFC 9611), otherwise the shared one.
+    #[inline(always)]
+    pub fn outbound_of(&self, worker: usize) -> Option<u32> {
+        match self.worker_mask.load(Ordering::Acquire) {
+            0 => self.outbound(),
+            _ => self.own_outbound_of(worker).or_else(|| self.outbound()),
+        }
+    }
+
+    /// Slot of the SA that is `worker`'s own, where it has one.
+    #[inline]
+    pub fn own_outbound_of(&self, worker: usize) -> Option<u32> {
+        let mask = self.worker_mask.load(Ordering::Acquire);
+        let own = self.outbound_of_worker.get(worker).filter(|_| mask >> worker & 1 != 0)?;
+        some(own)
+    }
+
+    /// Control side. The slot is there before its bit is; the bit goes before the slot does.
+    pub(crate) fn set_outbound_of_worker(&self, worker: usize, outbound: Option<u32>) {
+        let Some(own) = self.outbound_of_worker.get(worker) else { return };
+        match outbound {
+            Some(slot) => {
+                own.store(slot, Ordering::Release);
+                self.worker_mask.fetch_or(1 << worker, Ordering::AcqRel);
+            }
+            None => {
+                self.worker_mask.fetch_and(!(1 << worker), Ordering::AcqRel);
+                own.store(crate::NONE, Ordering::Release);
+            }
+        }
+    }
+
+    /// Control side: no worker has an SA of its own.
+    pub(crate) fn clear_outbound_of_workers(&self) {
+        self.worker_mask.store(0, Ordering::Release);
+        self.outbound_of_worker.iter().for_each(|own| own.store(crate::NONE, Ordering::Release));
     }
 
     /// Next hop of the outer packets.
@@ -203,4 +253,11 @@ impl Tunnel {
             peer: self.peer(),
         }
     }
+}
+
+/// A slot, where there is one.
+#[inline(always)]
+fn some(word: &AtomicU32) -> Option<u32> {
+    let slot = word.load(Ordering::Acquire);
+    (slot != crate::NONE).then_some(slot)
 }

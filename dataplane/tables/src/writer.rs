@@ -16,7 +16,7 @@ use crate::segment::{Kind, RegionError, Segment};
 use crate::slot::{SlotHead, SlotState};
 use crate::state::StateView;
 use crate::tables::TablesMap;
-use crate::tunnel::{MAX_INTERFACE, MAX_NAME, MAX_SELECTORS, Tunnel, TunnelSpec};
+use crate::tunnel::{MAX_INTERFACE, MAX_NAME, MAX_SELECTORS, Tunnel, TunnelSpec, WORKER_SAS};
 
 /// How far from its natural slot a fixed SPI may stand.
 pub const MAX_PROBE: u32 = 64;
@@ -172,6 +172,7 @@ impl TablesWriter {
         let tunnel = self.map.tunnel(slot);
         tunnel.head.begin();
         tunnel.outbound.store(NONE, Ordering::Relaxed);
+        tunnel.clear_outbound_of_workers();
         tunnel.adjacency.store(NONE, Ordering::Relaxed);
         tunnel.set(spec);
         let mut name = [0; MAX_NAME + 1];
@@ -200,9 +201,22 @@ impl TablesWriter {
         Ok(())
     }
 
-    /// Which SA seals now; `None` stops the tunnel (packets are dropped, never sent in the clear).
+    /// Which SA seals now, for all workers without one of their own; `None` stops the tunnel, for those too (packets are
+    /// dropped, never sent in the clear).
     pub fn switch_outbound(&mut self, tunnel: u32, outbound: Option<u32>) {
-        self.map.tunnel(tunnel).outbound.store(outbound.unwrap_or(NONE), Ordering::Release);
+        let tunnel = self.map.tunnel(tunnel);
+        tunnel.outbound.store(outbound.unwrap_or(NONE), Ordering::Release);
+        if outbound.is_none() {
+            tunnel.clear_outbound_of_workers();
+        }
+    }
+
+    /// Gives `worker` (below [`WORKER_SAS`]) an outbound SA of its own in a tunnel (RFC 9611), or with `None` takes it
+    /// away: then it seals on the shared one again. The tunnel has a shared SA throughout (RFC 9611 section 3). The caller
+    /// retires what is switched away. Returns whether there is room for that worker.
+    pub fn switch_outbound_of_worker(&mut self, tunnel: u32, worker: usize, outbound: Option<u32>) -> bool {
+        self.map.tunnel(tunnel).set_outbound_of_worker(worker, outbound);
+        worker < WORKER_SAS
     }
 
     /// Where the outer packets of a tunnel go.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use penstock_tables::TableFull;
 use penstock_tables::segment::Kind;
+use penstock_tables::tunnel::WORKER_SAS;
 use penstock_tables::*;
 
 const CAPACITY: Capacity = Capacity { tunnels: 64, replay_window: 256, neighbours: 32, fib_groups: 64 };
@@ -84,6 +85,32 @@ fn an_sa_is_seen_whole_used_and_wiped() {
     assert_eq!(writer.reclaim(Some(&state)), 0);
     assert_eq!(tables.outbound_key(sealing).raw_key(), &[0u8; 0], "wiped");
     assert_eq!(tables.outbound_key(sealing).salt(), [0; 4]);
+}
+
+#[test]
+fn a_worker_seals_with_its_own_sa_where_it_has_one_and_with_the_shared_one_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut writer, _owner, tables, state) = pair(directory.path());
+    let slot = writer.add_tunnel(&tunnel("frankfurt")).unwrap();
+    let mut install = |spi| writer.install_outbound(outbound(slot, spi, spi as u8, 0), &state).unwrap();
+    let (shared, own) = (install(0x1001), install(0x1002));
+    let used = |worker| tables.tunnel(slot).unwrap().outbound_of(worker);
+    writer.switch_outbound(slot, Some(shared));
+    assert_eq!(
+        (used(0), used(3), used(WORKER_SAS), used(63)),
+        (Some(shared), Some(shared), Some(shared), Some(shared))
+    );
+    assert!(writer.switch_outbound_of_worker(slot, 3, Some(own)));
+    assert_eq!((used(0), used(3), used(63)), (Some(shared), Some(own), Some(shared)));
+    assert_eq!(tables.tunnel(slot).unwrap().own_outbound_of(3), Some(own));
+    assert_eq!(tables.tunnel(slot).unwrap().own_outbound_of(0), None);
+    assert!(!writer.switch_outbound_of_worker(slot, WORKER_SAS, Some(own)), "no room for that worker");
+    assert_eq!(used(WORKER_SAS), Some(shared));
+    assert!(writer.switch_outbound_of_worker(slot, 3, None));
+    assert_eq!(used(3), Some(shared));
+    writer.switch_outbound_of_worker(slot, 0, Some(own));
+    writer.switch_outbound(slot, None);
+    assert_eq!((used(0), used(1)), (None, None), "a stopped tunnel is stopped for every worker");
 }
 
 #[test]
