@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod events;
 pub mod gateway;
+pub mod ike;
 pub mod netlink;
 pub mod publish;
 pub mod region;

@@ -6,9 +6,9 @@ use std::net::Ipv4Addr;
 
 use penstock_tables::adjacency::MAX_PORTS;
 
-use super::check_tunnels;
 use super::scalar::InterfaceAddress;
 use super::types::{Config, Listen, Port};
+use super::{check_ike, check_tunnels};
 
 /// What the machine has, as far as a configuration can contradict it.
 #[derive(Clone, Debug, Default)]
@@ -53,15 +53,14 @@ impl Found {
 pub(super) const MTU: std::ops::RangeInclusive<u16> = 576..=9216;
 
 /// Checks everything.
-pub(super) fn check(config: &Config, machine: &Machine) -> Found {
-    let mut found = Found::default();
-    general(config, &mut found);
-    cores(config, machine, &mut found);
-    capacity(config, &mut found);
-    ports(config, machine, &mut found);
-    routes(config, &mut found);
-    check_tunnels::check(config, machine, &mut found);
-    found
+pub(super) fn check(config: &Config, machine: &Machine, found: &mut Found) {
+    general(config, found);
+    cores(config, machine, found);
+    capacity(config, found);
+    ports(config, machine, found);
+    routes(config, found);
+    check_tunnels::check(config, machine, found);
+    check_ike::check(config, found);
 }
 
 fn general(config: &Config, found: &mut Found) {

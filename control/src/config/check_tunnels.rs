@@ -12,6 +12,7 @@ use penstock_tables::tunnel::MAX_SELECTORS;
 use super::check::{
     Found, MTU, Machine, bad_interface, bad_name, bad_own_address, bad_station, bad_window, overlap,
 };
+use super::scalar::Peer;
 use super::secret::{read_key, read_secret};
 use super::types::{Config, Encapsulation, FixedKey, LabKeys, Tunnel};
 
@@ -49,18 +50,38 @@ struct Seen<'a> {
 }
 
 fn outer(config: &Config, path: &str, tunnel: &Tunnel, found: &mut Found) {
-    let peer = tunnel.peer.0;
-    if let Some(wrong) = bad_station(peer) {
+    let Some(peer) = tunnel.towards() else {
+        // Where another tunnel's peer is shared, its own section says what is wrong.
+        if tunnel.ike.as_ref().is_none_or(|ike| ike.share.is_none()) {
+            found.error(path, "the key `peer` is missing: add it");
+        }
+        return;
+    };
+    let is_network = matches!(tunnel.peer, Some(Peer::Network(_)));
+    if is_network && tunnel.ike.is_none() {
+        found.error(
+            format!("{path}.peer"),
+            "lab keys need the peer's own address, expected one such as 192.0.2.1",
+        );
+    } else if let Some(wrong) = bad_station(peer).filter(|_| !is_network) {
         found.error(format!("{path}.peer"), wrong);
-    } else if config.port_with_address(peer).is_some() {
+    } else if !is_network && config.port_with_address(peer).is_some() {
         found.error(
             format!("{path}.peer"),
             format!("`{peer}` is this gateway's own address, expected the other gateway's"),
         );
     } else if config.port_towards(peer).is_none() {
         if tunnel.local.is_none() {
-            let message =
-                format!("no port and no route leads to `{peer}`: add a route to it, or write local as well");
+            let message = match tunnel.peer {
+                Some(Peer::Network(network)) => {
+                    format!(
+                        "no port and no route leads to `{network}`: add a route to it, or write local as well"
+                    )
+                }
+                _ => format!(
+                    "no port and no route leads to `{peer}`: add a route to it, or write local as well"
+                ),
+            };
             found.error(format!("{path}.peer"), message);
         } else {
             found.warning(
@@ -140,7 +161,7 @@ fn numbers(config: &Config, path: &str, tunnel: &Tunnel, found: &mut Found) {
         }
     }
     if let Some(mtu) = tunnel.mtu {
-        let port = config.port_towards(tunnel.peer.0);
+        let port = tunnel.towards().and_then(|peer| config.port_towards(peer));
         match port {
             _ if !MTU.contains(&mtu) => {
                 found.error(format!("{path}.mtu"), format!("`{mtu}`, expected 576 to 9216 octets"));
@@ -197,10 +218,10 @@ fn encapsulation<'a>(
     seen: &mut Seen<'a>,
     found: &mut Found,
 ) {
-    let Some(local) = config.local_of(tunnel) else { return };
+    let Some(local) = config.local_of(tunnel).filter(|_| tunnel.ike.is_none()) else { return };
     let (first, other) =
-        *seen.encapsulations.entry((local, tunnel.peer.0)).or_insert((tunnel.encapsulation, name));
-    if first != tunnel.encapsulation {
+        *seen.encapsulations.entry((local, tunnel.peer_address())).or_insert((tunnel.encapsulation(), name));
+    if first != tunnel.encapsulation() {
         let message =
             format!("tunnel {other} between the same two gateways has another one: use one for both");
         found.error(format!("{path}.encapsulation"), message);
@@ -215,9 +236,13 @@ fn keys<'a>(
     seen: &mut Seen<'a>,
     found: &mut Found,
 ) {
-    let Some(keys) = &tunnel.lab_keys else {
-        let message = "has no keys: this release has no IKEv2 yet, so write lab_keys (and lab: true)";
-        return found.error(path, message);
+    let keys = match (&tunnel.lab_keys, &tunnel.ike) {
+        (Some(keys), None) => keys,
+        (None, Some(_)) => return,
+        (None, None) => return found.error(path, "has no keys: write ike, or lab_keys (and lab: true)"),
+        (Some(_), Some(_)) => {
+            return found.error(format!("{path}.lab_keys"), "the tunnel has ike too: keep one of them");
+        }
     };
     let path = format!("{path}.lab_keys");
     if !config.lab {
@@ -257,7 +282,7 @@ fn derived<'a>(
     }
     let Some(local) = config.local_of(tunnel) else { return };
     let context = keys.context.as_deref().unwrap_or_default();
-    if let Some(other) = seen.derived.insert((local, tunnel.peer.0, file.clone(), context), name) {
+    if let Some(other) = seen.derived.insert((local, tunnel.peer_address(), file.clone(), context), name) {
         let message = format!(
             "tunnel {other} has the same gateways, secret and context, so the same keys: add a context"
         );
@@ -286,7 +311,7 @@ fn fixed<'a>(
         };
         let other = match direction {
             "inbound" => seen.inbound_spis.insert(key.spi, name),
-            _ => seen.outbound_spis.insert((tunnel.peer.0, key.spi), name),
+            _ => seen.outbound_spis.insert((tunnel.peer_address(), key.spi), name),
         };
         if key.spi < FIRST_SPI {
             found
@@ -313,9 +338,9 @@ fn key_material(path: &str, tunnel: &Tunnel, key: &FixedKey, seen: &mut Seen<'_>
         },
         _ => return found.error(path, "expected either key or key_file"),
     };
-    let expected = tunnel.cipher.key_len() + 4;
+    let expected = tunnel.cipher().key_len() + 4;
     if material.octets().len() != expected {
-        let (cipher, len) = (tunnel.cipher.word(), material.octets().len());
+        let (cipher, len) = (tunnel.cipher().word(), material.octets().len());
         let message = format!(
             "has {len} octets, expected {expected} for {cipher}: {} of key and 4 of salt",
             expected - 4

@@ -3,8 +3,11 @@
 //! [`types`] is the file's shape, [`scalar`] the form of single values, [`check`] what no type can say.
 
 pub mod check;
+mod check_ike;
 mod check_tunnels;
 mod error;
+pub mod ike;
+pub mod ike_scalar;
 mod locate;
 pub mod reference;
 pub mod scalar;
@@ -17,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use check::Machine;
 pub use error::{Complaint, ConfigError};
+pub use ike::{Ike, IkeGlobal, StartWhen, SuiteName};
 pub use locate::Position;
 pub use types::*;
 use zeroize::Zeroizing;
@@ -70,7 +74,9 @@ impl Config {
             Err(error) => return Err(ConfigError::from_yaml(file, text, &error)),
         };
         config.anchor_paths(file.parent().unwrap_or(Path::new("")));
-        let found = check::check(&config, machine);
+        let mut found = check::Found::default();
+        check_ike::take_shares(&mut config, &mut found);
+        check::check(&config, machine, &mut found);
         if !found.errors.is_empty() {
             return Err(ConfigError::from_checks(file, text, found.errors));
         }
@@ -87,6 +93,13 @@ impl Config {
                 *path = directory.join(&path);
             }
         }
+        for ike in self.tunnels.values_mut().filter_map(|tunnel| tunnel.ike.as_mut()) {
+            let single = [&mut ike.psk_file, &mut ike.certificate, &mut ike.key].into_iter().flatten();
+            for path in single.chain(&mut ike.ca.0).chain(&mut ike.crl.0) {
+                *path = directory.join(&path);
+            }
+        }
+        self.ike.save_keys.iter_mut().for_each(|path| *path = directory.join(&path));
     }
 
     /// Where what must survive a reboot is kept.
@@ -102,7 +115,7 @@ impl Config {
         if let Some(local) = tunnel.local {
             return Some(local.0);
         }
-        let (_, port) = self.port_towards(tunnel.peer.0)?;
+        let (_, port) = self.port_towards(tunnel.towards()?)?;
         port.addresses.first().map(scalar::InterfaceAddress::address)
     }
 

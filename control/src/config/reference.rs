@@ -54,6 +54,7 @@ fn section(out: &mut String, root: &Value, title: &str, node: &Value, sections: 
     for (key, property) in properties {
         let target = resolve(root, property);
         let default = match &property["default"] {
+            _ if !text(property, "x-default").is_empty() => text(property, "x-default"),
             _ if required.contains(&key.as_str()) => "required".to_string(),
             Value::Null => "none".into(),
             Value::Array(list) if list.is_empty() => "empty".into(),

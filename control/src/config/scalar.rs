@@ -79,6 +79,51 @@ impl FromStr for Address {
     }
 }
 
+const PEER: &str =
+    "an IPv4 address such as 192.0.2.1, or with ike also a network such as 203.0.113.0/24, or any";
+
+/// Where the other gateway is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// At this address.
+    Address(Ipv4Addr),
+    /// Somewhere in this network.
+    Network(Ipv4Net),
+}
+text_form!(
+    Peer,
+    "an IPv4 address such as 192.0.2.1, or with ike also a network such as 203.0.113.0/24, or any"
+);
+shown!(Peer);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Address(address) => address.fmt(f),
+            Peer::Network(net) if net.prefix_len() == 0 => f.write_str("any"),
+            Peer::Network(net) => net.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Peer {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Peer, String> {
+        if text == "any" || text == "%any" {
+            return Ok(Peer::Network(Ipv4Net::default()));
+        }
+        match (text.parse::<IpAddr>(), text.contains('/')) {
+            (Ok(IpAddr::V4(address)), _) => Ok(Peer::Address(address)),
+            (Ok(IpAddr::V6(_)), _) => Err(no_ipv6(text, PEER)),
+            (Err(_), true) => match text.parse::<Prefix>()?.0 {
+                net if net.prefix_len() == 32 => Ok(Peer::Address(net.addr())),
+                net => Ok(Peer::Network(net)),
+            },
+            (Err(_), false) => Err(format!("`{text}` is not an address, expected {PEER}")),
+        }
+    }
+}
+
 /// A network: no bit set behind the prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(pub Ipv4Net);

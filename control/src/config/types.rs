@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::scalar::{Address, InterfaceAddress, KeyText, Prefix, shown, text_form, unique};
+use super::ike::{Ike, IkeGlobal};
+use super::scalar::{Address, InterfaceAddress, KeyText, Peer, Prefix, shown, text_form, unique};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -49,6 +50,9 @@ pub struct Config {
     /// The tunnels by name.
     #[serde(default, deserialize_with = "unique")]
     pub tunnels: BTreeMap<String, Tunnel>,
+    /// IKEv2 of the whole gateway: retransmission, load, keys for a laboratory's Wireshark.
+    #[serde(default)]
+    pub ike: IkeGlobal,
     /// Prometheus metrics.
     #[serde(default)]
     pub metrics: Metrics,
@@ -273,8 +277,11 @@ pub struct Tunnel {
     /// leads to the peer.
     #[serde(default)]
     pub local: Option<Address>,
-    /// Outer address of the other gateway.
-    pub peer: Address,
+    /// Outer address of the other gateway. With `ike` it may be a network, or `any`, for peers whose address is not known:
+    /// then only the peer begins. Required, except with `ike.share`.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "required"))]
+    pub peer: Option<Peer>,
     /// Networks on this side (traffic selectors, RFC 4301 section 4.4.1). Required without `interface`; with it, the
     /// default is any.
     #[serde(default)]
@@ -290,16 +297,20 @@ pub struct Tunnel {
     /// Addresses of that interface.
     #[serde(default)]
     pub interface_addresses: Vec<InterfaceAddress>,
-    /// How packets travel: `esp` is IP protocol 50 (RFC 4303), `udp` is ESP in UDP port 4500 (RFC 3948), for a path
-    /// with address translation.
+    /// How packets travel with `lab_keys`: `esp` is IP protocol 50 (RFC 4303), `udp` is ESP in UDP port 4500 (RFC 3948), for a
+    /// path with address translation. IKEv2 finds it out.
     #[serde(default)]
-    pub encapsulation: Encapsulation,
-    /// Cipher (RFC 4106, RFC 7634), with a 16-octet tag.
+    #[schemars(extend("x-default" = "`esp`"))]
+    pub encapsulation: Option<Encapsulation>,
+    /// Cipher (RFC 4106, RFC 7634), with a 16-octet tag, with `lab_keys`. IKEv2 negotiates it: `ike.esp_proposals`.
     #[serde(default)]
-    pub cipher: CipherChoice,
-    /// Extended sequence numbers (RFC 4303 section 2.2.1). Both gateways must agree.
-    #[serde(default = "default_true")]
-    pub esn: bool,
+    #[schemars(extend("x-default" = "`aes128gcm16`"))]
+    pub cipher: Option<CipherChoice>,
+    /// Extended sequence numbers (RFC 4303 section 2.2.1) with `lab_keys`. Both gateways must agree. IKEv2 negotiates them:
+    /// `ike.esp_proposals`.
+    #[serde(default)]
+    #[schemars(extend("x-default" = "`true`"))]
+    pub esn: Option<bool>,
     /// Replay window: a power of two from 64 to 65536, at most `capacity.replay_window`. Without it, that.
     #[serde(default)]
     #[schemars(extend("x-unit" = "packets"))]
@@ -311,13 +322,46 @@ pub struct Tunnel {
     #[serde(default)]
     #[schemars(extend("x-unit" = "octets"))]
     pub mtu: Option<u16>,
+    /// Keys negotiated with IKEv2. A tunnel has either this or `lab_keys`.
+    #[serde(default)]
+    pub ike: Option<Ike>,
     /// Keys without IKEv2, for the lab; needs `lab: true`.
     #[serde(default)]
     pub lab_keys: Option<LabKeys>,
 }
 
-fn default_true() -> bool {
-    true
+impl Tunnel {
+    /// Outer address of the peer; 0.0.0.0 where only the peer knows it.
+    pub fn peer_address(&self) -> Ipv4Addr {
+        match self.peer {
+            Some(Peer::Address(address)) => address,
+            Some(Peer::Network(_)) | None => Ipv4Addr::UNSPECIFIED,
+        }
+    }
+
+    /// An address of the peer's side: its own, or the first one of the network that it may be in.
+    pub fn towards(&self) -> Option<Ipv4Addr> {
+        self.peer.map(|peer| match peer {
+            Peer::Address(address) => address,
+            Peer::Network(network) => network.network(),
+        })
+    }
+
+    /// How packets travel before IKEv2 has found out.
+    pub fn encapsulation(&self) -> Encapsulation {
+        let forced = self.ike.as_ref().is_some_and(|ike| ike.force_encapsulation == Some(true));
+        self.encapsulation.unwrap_or(if forced { Encapsulation::Udp } else { Encapsulation::Esp })
+    }
+
+    /// Cipher with lab keys.
+    pub fn cipher(&self) -> CipherChoice {
+        self.cipher.unwrap_or_default()
+    }
+
+    /// Extended sequence numbers with lab keys.
+    pub fn esn(&self) -> bool {
+        self.esn.unwrap_or(true)
+    }
 }
 
 /// How ESP packets travel.

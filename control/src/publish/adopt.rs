@@ -59,7 +59,11 @@ impl Tunnels {
                 useless.push(slot);
                 continue;
             };
-            let (form, material) = (&live.plan.form, live.outbound_material());
+            let form = &live.plan.form;
+            let Some(material) = live.outbound_material() else {
+                useless.push(slot);
+                continue;
+            };
             let key = tables.outbound_key(slot);
             let right = sa.spi() == Some(material.spi)
                 && key.cipher() == Some(form.cipher)
@@ -100,7 +104,9 @@ impl Tunnels {
                         && (sa.esn(), sa.window()) == (form.esn, form.window)
                         && sa.epoch() == state.epoch()
                 };
-                let generation = live.open_generations().find(|one| right(&live.inbound_material(*one)))?;
+                let generation = live
+                    .open_generations()
+                    .find(|one| live.inbound_material(*one).is_some_and(|material| right(&material)))?;
                 Some((live, generation))
             });
             let (Some((live, generation)), Some(spi)) = (found, sa.spi()) else {

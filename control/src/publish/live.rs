@@ -120,7 +120,7 @@ pub struct Live {
 impl Live {
     pub(super) fn new(slot: u32, plan: Plan, journal: &Journal) -> Live {
         let (generation, peer_generation) = match &plan.keys {
-            Keys::Fixed { .. } => (0, 0),
+            Keys::Fixed { .. } | Keys::Ike => (0, 0),
             Keys::Derived { chain, first } => match journal.get(chain.id()) {
                 Some(record) => (record.generation, record.generation.saturating_sub(1)),
                 None => (*first, *first),
@@ -148,18 +148,21 @@ impl Live {
         (sent, received)
     }
 
-    /// Names its outbound key in the journal.
-    pub(super) fn chain(&self) -> ChainId {
+    /// Names its outbound key in the journal; negotiated keys are not in it, for none outlives a reboot.
+    pub(super) fn chain(&self) -> Option<ChainId> {
         match &self.plan.keys {
-            Keys::Derived { chain, .. } => chain.id(),
-            Keys::Fixed { outbound, .. } => fixed_id(outbound),
+            Keys::Derived { chain, .. } => Some(chain.id()),
+            Keys::Fixed { outbound, .. } => Some(fixed_id(outbound)),
+            Keys::Ike => None,
         }
     }
 
-    pub(super) fn outbound_material(&self) -> Material {
+    /// What it should seal with, where the file says it.
+    pub(super) fn outbound_material(&self) -> Option<Material> {
         match &self.plan.keys {
-            Keys::Derived { chain, .. } => chain.outbound(self.generation),
-            Keys::Fixed { outbound, .. } => outbound.clone(),
+            Keys::Derived { chain, .. } => Some(chain.outbound(self.generation)),
+            Keys::Fixed { outbound, .. } => Some(outbound.clone()),
+            Keys::Ike => None,
         }
     }
 
@@ -170,13 +173,16 @@ impl Live {
                 self.generation.saturating_sub(1).max(1)..=self.generation.saturating_add(1)
             }
             Keys::Fixed { .. } => 0..=0,
+            #[expect(clippy::reversed_empty_ranges, reason = "none")]
+            Keys::Ike => 1..=0,
         }
     }
 
-    pub(super) fn inbound_material(&self, generation: u32) -> Material {
+    pub(super) fn inbound_material(&self, generation: u32) -> Option<Material> {
         match &self.plan.keys {
-            Keys::Derived { chain, .. } => chain.inbound(generation),
-            Keys::Fixed { inbound, .. } => inbound.clone(),
+            Keys::Derived { chain, .. } => Some(chain.inbound(generation)),
+            Keys::Fixed { inbound, .. } => Some(inbound.clone()),
+            Keys::Ike => None,
         }
     }
 
@@ -193,14 +199,15 @@ impl Live {
     /// Whether keys or form are others than `plan`'s, so that its SAs cannot stay.
     pub(super) fn other_sas(&self, plan: &Plan) -> bool {
         let materials = |keys: &Keys| match keys {
-            Keys::Derived { chain, .. } => (chain.outbound(1), chain.inbound(1)),
-            Keys::Fixed { outbound, inbound } => (outbound.clone(), inbound.clone()),
+            Keys::Derived { chain, .. } => vec![chain.outbound(1), chain.inbound(1)],
+            Keys::Fixed { outbound, inbound } => vec![outbound.clone(), inbound.clone()],
+            Keys::Ike => Vec::new(),
         };
-        let ((out, inn), (new_out, new_inn)) = (materials(&self.plan.keys), materials(&plan.keys));
-        let same = |one: &Material, other: &Material| {
+        let same = |(one, other): (&Material, &Material)| {
             one.spi == other.spi && one.salt == other.salt && one.key == other.key
         };
-        self.plan.form != plan.form || !same(&out, &new_out) || !same(&inn, &new_inn)
+        let (old, new) = (materials(&self.plan.keys), materials(&plan.keys));
+        self.plan.form != plan.form || old.len() != new.len() || !old.iter().zip(&new).all(same)
     }
 }
 
@@ -214,7 +221,8 @@ pub(super) enum Missing {
 /// What is missing, inbound first: what the peer sends is opened before it can learn that this gateway is there.
 pub(super) fn missing(live: &Live) -> Vec<Missing> {
     let inbound = live.open_generations().filter(|one| !live.inbound.contains_key(one)).map(Missing::Inbound);
-    inbound.chain(live.outbound.is_none().then_some(Missing::Outbound)).collect()
+    let outbound = live.outbound.is_none() && live.chain().is_some();
+    inbound.chain(outbound.then_some(Missing::Outbound)).collect()
 }
 
 pub(super) fn add_inbound(
@@ -277,11 +285,11 @@ pub(super) fn switch_generation(
     let over: Vec<u32> = live.inbound.keys().copied().filter(|one| !wanted.contains(one)).collect();
     over.iter().for_each(|one| retire_inbound(live, tables, state, *one));
     for one in wanted.filter(|one| !live.inbound.contains_key(one)).collect::<Vec<_>>() {
-        let material = live.inbound_material(one);
+        let Some(material) = live.inbound_material(one) else { continue };
         let Ok(key) = live.plan.form.expand(&material) else { continue };
         add_inbound(live, tables, state, one, material.spi, key)?;
     }
-    let material = live.outbound_material();
+    let Some(material) = live.outbound_material() else { return Ok(()) };
     let Ok(key) = live.plan.form.expand(&material) else { return Ok(()) };
     let old = live.outbound.clone();
     add_outbound(live, tables, state, material.spi, key, 0, granted)?;

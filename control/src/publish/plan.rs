@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::lab::{Chain, Material};
 use crate::config::secret::{SecretError, read_key, read_secret};
-use crate::config::{self, CipherChoice, Config, Encapsulation, FixedKey, Tunnel};
+use crate::config::{self, CipherChoice, Config, Encapsulation, FixedKey, LabKeys, Tunnel};
 
 /// UDP port of encapsulated ESP (RFC 3948).
 const ESP_PORT: u16 = 4500;
@@ -54,8 +54,10 @@ pub struct Plan {
     pub keys: Keys,
     /// Outer address of this side.
     pub local: Ipv4Addr,
-    /// Outer address of the peer.
+    /// Outer address of the peer; 0.0.0.0 as long as only the peer knows it.
     pub peer: Ipv4Addr,
+    /// Octets of the largest outer packet: with [`inner_mtu`], what a change of the encapsulation makes of the inner ones.
+    pub outer_mtu: u16,
     /// Routes into the tunnel that the file asks for.
     pub routes: Vec<ipnet::Ipv4Net>,
 }
@@ -80,6 +82,9 @@ pub struct Form {
 /// Where keys come from.
 #[derive(Clone, Debug)]
 pub enum Keys {
+    /// Negotiated: SAs come and go with the IKE SA, and each has the cipher, the ESN and the encapsulation that was agreed
+    /// upon for it. Until then what the tunnel should carry is dropped.
+    Ike,
     /// Derived for each generation.
     Derived {
         /// The chain.
@@ -125,20 +130,21 @@ fn plan(
 ) -> Result<Plan, PlanError> {
     let incomplete = |what| PlanError::Incomplete { tunnel: name.into(), what };
     let local = config.local_of(tunnel).ok_or_else(|| incomplete("no port leads to its peer"))?;
-    let port = config.port_with_address(local).or_else(|| config.port_towards(tunnel.peer.0));
+    let peer = tunnel.peer_address();
+    let port = config.port_with_address(local).or_else(|| config.port_towards(tunnel.towards()?));
     let outer_mtu = tunnel.mtu.or(port.map(|(_, port)| port.mtu)).unwrap_or(1500);
-    let udp = tunnel.encapsulation == Encapsulation::Udp;
+    let udp = tunnel.encapsulation() == Encapsulation::Udp;
     let spec = TunnelSpec {
         name: name.into(),
         local: selectors(&tunnel.local_prefixes),
         remote: selectors(&tunnel.remote_prefixes),
         inner_mtu: inner_mtu(outer_mtu, udp),
         interface: tunnel.interface.clone().unwrap_or_default(),
-        peer: tunnel.peer.0.to_bits(),
+        peer: peer.to_bits(),
     };
     let form = Form {
-        cipher: cipher(tunnel.cipher),
-        esn: tunnel.esn,
+        cipher: cipher(tunnel.cipher()),
+        esn: tunnel.esn(),
         udp,
         dont_fragment: match tunnel.dont_fragment {
             config::DontFragment::Copy => DontFragment::Copy,
@@ -146,26 +152,40 @@ fn plan(
             config::DontFragment::Clear => DontFragment::Clear,
         },
         window: tunnel.replay_window.unwrap_or(config.capacity.replay_window),
-        template: template(local, tunnel.peer.0, udp),
+        template: template(local, peer, udp),
     };
-    let lab = tunnel.lab_keys.as_ref().ok_or_else(|| incomplete("has no keys"))?;
-    let keys = match (&lab.secret_file, &lab.outbound, &lab.inbound) {
+    let keys = match (&tunnel.ike, &tunnel.lab_keys) {
+        (Some(_), _) => Keys::Ike,
+        (None, Some(lab)) => lab_keys(name, tunnel, lab, (local, peer), secrets)?,
+        (None, None) => return Err(incomplete("has no keys")),
+    };
+    let routes = tunnel.remote_prefixes.iter().map(|prefix| prefix.0).collect();
+    Ok(Plan { spec, form, keys, local, peer, outer_mtu, routes })
+}
+
+/// Keys that the file itself names.
+fn lab_keys(
+    name: &str,
+    tunnel: &Tunnel,
+    lab: &LabKeys,
+    (local, peer): (Ipv4Addr, Ipv4Addr),
+    secrets: &mut HashMap<PathBuf, Zeroizing<Vec<u8>>>,
+) -> Result<Keys, PlanError> {
+    Ok(match (&lab.secret_file, &lab.outbound, &lab.inbound) {
         (Some(path), ..) => {
             if !secrets.contains_key(path) {
                 let unread = |error| PlanError::Secret { tunnel: name.into(), path: path.clone(), error };
                 secrets.insert(path.clone(), read_secret(path).map_err(unread)?);
             }
             let context = lab.context.as_deref().unwrap_or_default();
-            let chain = Chain::new(&secrets[path], local, tunnel.peer.0, context, tunnel.cipher);
+            let chain = Chain::new(&secrets[path], local, peer, context, tunnel.cipher());
             Keys::Derived { chain, first: lab.generation.unwrap_or(1).max(1) }
         }
         (None, Some(outbound), Some(inbound)) => {
             Keys::Fixed { outbound: fixed(name, outbound)?, inbound: fixed(name, inbound)? }
         }
-        _ => return Err(incomplete("has no keys")),
-    };
-    let routes = tunnel.remote_prefixes.iter().map(|prefix| prefix.0).collect();
-    Ok(Plan { spec, form, keys, local, peer: tunnel.peer.0, routes })
+        _ => return Err(PlanError::Incomplete { tunnel: name.into(), what: "has no keys" }),
+    })
 }
 
 fn fixed(tunnel: &str, key: &FixedKey) -> Result<Material, PlanError> {

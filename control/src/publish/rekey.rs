@@ -30,6 +30,9 @@ pub enum StepError {
     /// Its keys are written down.
     #[error("tunnel {0} has fixed keys, which cannot be rekeyed: give it a secret_file instead")]
     Fixed(String),
+    /// IKEv2 negotiates its keys.
+    #[error("tunnel {0} has no lab keys: IKEv2 negotiates its keys")]
+    Negotiated(String),
     /// The peer may not have followed the last step.
     #[error(
         "tunnel {name}: the peer has been seen on generation {seen} only, and this gateway is on {own}: another step \
@@ -80,8 +83,10 @@ impl Tunnels {
         force: bool,
     ) -> Result<u32, StepError> {
         let live = self.live.get(name).ok_or_else(|| StepError::Unknown(name.into()))?;
-        if matches!(live.plan.keys, Keys::Fixed { .. }) {
-            return Err(StepError::Fixed(name.into()));
+        match live.plan.keys {
+            Keys::Derived { .. } => (),
+            Keys::Fixed { .. } => return Err(StepError::Fixed(name.into())),
+            Keys::Ike => return Err(StepError::Negotiated(name.into())),
         }
         let own = live.generation;
         let target = to.unwrap_or(own.saturating_add(1));
@@ -108,18 +113,19 @@ impl Tunnels {
         generation: u32,
     ) -> Result<(), StepError> {
         let Some(live) = self.live.get_mut(name) else { return Err(StepError::Unknown(name.into())) };
+        let Some(chain) = live.chain() else { return Err(StepError::Negotiated(name.into())) };
         let before = Record {
             generation: std::mem::replace(&mut live.generation, generation),
             granted: live.outbound.as_ref().map_or(0, |outbound| outbound.granted),
         };
         let granted = live.grant_after(0);
         self.journal
-            .put(&[(live.chain(), Record { generation, granted })])
+            .put(&[(chain, Record { generation, granted })])
             .inspect_err(|_| live.generation = before.generation)?;
         let switched = switch_generation(live, tables, state, granted);
         if let Err(error) = switched {
             live.generation = before.generation;
-            self.journal.put(&[(live.chain(), before)])?;
+            self.journal.put(&[(chain, before)])?;
             return Err(StepError::Table { name: name.into(), error });
         }
         live.stepped = Instant::now();
@@ -166,9 +172,9 @@ impl Tunnels {
     fn raise(&mut self, tables: &mut TablesWriter, grants: &[(String, u64)]) -> Result<(), JournalError> {
         let record = |(name, granted): &(String, u64)| {
             let live = &self.live[name];
-            (live.chain(), Record { generation: live.generation, granted: *granted })
+            Some((live.chain()?, Record { generation: live.generation, granted: *granted }))
         };
-        self.journal.put(&grants.iter().map(record).collect::<Vec<_>>())?;
+        self.journal.put(&grants.iter().filter_map(record).collect::<Vec<_>>())?;
         for (name, granted) in grants {
             if let Some(outbound) = self.live.get_mut(name).and_then(|live| live.outbound.as_mut()) {
                 tables.raise_hard_limit(outbound.slot, *granted);
@@ -191,7 +197,7 @@ fn due(live: &Live, state: &StateView) -> Option<Due> {
     if let Some((seen, _)) = newer.into_iter().find(|(_, sa)| sa.sequence(state) > 0) {
         return Some(Due::PeerAt(*seen));
     }
-    let outbound = live.outbound.as_ref()?;
+    let outbound = live.outbound.as_ref().filter(|_| live.chain().is_some())?;
     let used = outbound.sequence(state);
     let half = 1 << (live.grant_log2() - 1);
     if used.saturating_add(half) < outbound.granted {

@@ -157,23 +157,21 @@ impl Tunnels {
             .collect();
         let expanded: Vec<_> = lacking
             .into_par_iter()
-            .map(|(name, sa)| {
+            .filter_map(|(name, sa)| {
                 let live = &self.live[name];
                 let material = match sa {
                     Missing::Outbound => live.outbound_material(),
                     Missing::Inbound(generation) => live.inbound_material(generation),
-                };
-                (name, sa, material.spi, live.plan.form.expand(&material))
+                }?;
+                Some((name, sa, material.spi, live.plan.form.expand(&material)))
             })
             .collect();
-        let grants: Vec<(ChainId, Record, u64)> =
-            names.iter().map(|name| self.grant(&self.live[name])).collect();
-        self.journal.put(&grants.iter().map(|(chain, record, _)| (*chain, *record)).collect::<Vec<_>>())?;
-        let grants: HashMap<&String, (u64, u64)> = names
-            .iter()
-            .zip(&grants)
-            .map(|(name, (_, record, used))| (name, (*used, record.granted)))
-            .collect();
+        let grants: Vec<(&String, (ChainId, Record, u64))> =
+            names.iter().filter_map(|name| Some((name, self.grant(&self.live[name])?))).collect();
+        let records: Vec<_> = grants.iter().map(|(_, (chain, record, _))| (*chain, *record)).collect();
+        self.journal.put(&records)?;
+        let grants: HashMap<&String, (u64, u64)> =
+            grants.into_iter().map(|(name, (_, record, used))| (name, (used, record.granted))).collect();
         for (name, sa, spi, key) in expanded {
             let Some(live) = self.live.get_mut(name) else { continue };
             let result = match (key, sa) {
@@ -193,18 +191,18 @@ impl Tunnels {
     }
 
     /// What to record before the present generation of `live` may send, and the last number that was used.
-    fn grant(&self, live: &Live) -> (ChainId, Record, u64) {
-        let chain = live.chain();
+    fn grant(&self, live: &Live) -> Option<(ChainId, Record, u64)> {
+        let chain = live.chain()?;
         let known = self.journal.get(chain).filter(|record| record.generation == live.generation);
         match &live.outbound {
             Some(outbound) => {
                 let granted = known.map_or(outbound.granted, |record| record.granted.max(outbound.granted));
-                (chain, Record { generation: live.generation, granted }, 0)
+                Some((chain, Record { generation: live.generation, granted }, 0))
             }
             None => {
                 let used = known.map_or(0, |record| record.granted);
                 let granted = live.grant_after(used);
-                (chain, Record { generation: live.generation, granted }, used)
+                Some((chain, Record { generation: live.generation, granted }, used))
             }
         }
     }

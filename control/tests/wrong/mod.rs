@@ -77,7 +77,7 @@ pub const TABLE: &[(&str, Change, &str)] = &[
     (
         "unknown key at the top",
         Replace("name: a\n", "name: a\ntunnel: {}\n"),
-        "a.yaml:2:1: unknown key `tunnel`, expected one of `name`, `lab`, `state_directory`, `memory`, `dataplane`, `capacity`, `ports`, `routes`, `tunnels`, `metrics`",
+        "a.yaml:2:1: unknown key `tunnel`, expected one of `name`, `lab`, `state_directory`, `memory`, `dataplane`, `capacity`, `ports`, `routes`, `tunnels`, `ike`, `metrics`",
     ),
     (
         "unknown key of a port",
@@ -87,7 +87,7 @@ pub const TABLE: &[(&str, Change, &str)] = &[
     (
         "unknown key of a tunnel",
         Replace("    esn: true", "    esp: true"),
-        "a.yaml:16:5: tunnels.frankfurt: unknown key `esp`, expected one of `local`, `peer`, `local_prefixes`, `remote_prefixes`, `interface`, `interface_addresses`, `encapsulation`, `cipher`, `esn`, `replay_window`, `dont_fragment`, `mtu`, `lab_keys`",
+        "a.yaml:16:5: tunnels.frankfurt: unknown key `esp`, expected one of `local`, `peer`, `local_prefixes`, `remote_prefixes`, `interface`, `interface_addresses`, `encapsulation`, `cipher`, `esn`, `replay_window`, `dont_fragment`, `mtu`, `ike`, `lab_keys`",
     ),
     (
         "key twice",
@@ -301,17 +301,17 @@ pub const TABLE: &[(&str, Change, &str)] = &[
     (
         "peer missing",
         Replace("    peer: 198.51.100.2\n", ""),
-        "a.yaml:13:5: tunnels.frankfurt: the key `peer` is missing: add it",
+        "a.yaml:12:3: tunnels.frankfurt: the key `peer` is missing: add it",
     ),
     (
         "peer is a name",
         Replace("peer: 198.51.100.2", "peer: gw.example"),
-        "a.yaml:13:11: tunnels.frankfurt.peer: `gw.example` is not an address, expected an IPv4 address such as 192.0.2.1",
+        "a.yaml:13:11: tunnels.frankfurt.peer: `gw.example` is not an address, expected an IPv4 address such as 192.0.2.1, or with ike also a network such as 203.0.113.0/24, or any",
     ),
     (
         "peer is IPv6",
         Replace("peer: 198.51.100.2", "peer: 2001:db8::2"),
-        "a.yaml:13:11: tunnels.frankfurt.peer: `2001:db8::2` is IPv6, which this release does not carry yet: use an IPv4 address such as 192.0.2.1",
+        "a.yaml:13:11: tunnels.frankfurt.peer: `2001:db8::2` is IPv6, which this release does not carry yet: use an IPv4 address such as 192.0.2.1, or with ike also a network such as 203.0.113.0/24, or any",
     ),
     (
         "peer is this gateway",
@@ -444,7 +444,7 @@ pub const TABLE: &[(&str, Change, &str)] = &[
     (
         "tunnel without keys",
         Replace("    lab_keys: {secret_file: lab.secret}\n", ""),
-        "a.yaml:12:3: tunnels.frankfurt: has no keys: this release has no IKEv2 yet, so write lab_keys (and lab: true)",
+        "a.yaml:12:3: tunnels.frankfurt: has no keys: write ike, or lab_keys (and lab: true)",
     ),
     (
         "lab keys without lab",

@@ -98,9 +98,21 @@ impl LocalCertificate {
         &self.subject
     }
 
+    /// The subject as an identity; `None` where it is empty.
+    pub fn subject_identity(&self) -> Option<Identity> {
+        let own = Certificate::from_der(self.chain.first()?).ok()?;
+        let subject = own.tbs_certificate().subject();
+        if subject.is_empty() { None } else { subject.to_der().ok().map(Identity::Dn) }
+    }
+
     /// End of validity, seconds since 1970.
     pub fn not_after(&self) -> u64 {
         self.not_after
+    }
+
+    /// Begin of validity, seconds since 1970.
+    pub fn not_before(&self) -> u64 {
+        self.chain.first().and_then(|own| Certificate::from_der(own).ok()).map_or(0, |own| not_before(&own))
     }
 
     /// Whether the certificate holds this identity (a peer would refuse another).

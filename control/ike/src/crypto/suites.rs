@@ -296,6 +296,11 @@ impl EspProposal {
         Ok(p)
     }
 
+    /// The same proposal with these key exchanges for PFS, best first; none of them: without PFS.
+    pub fn with_pfs(self, methods: Vec<Method>) -> EspProposal {
+        EspProposal { pfs: methods, ..self }
+    }
+
     /// The proposal on the wire. In IKE_AUTH (`pfs` false) key exchanges are left out (RFC 7296 1.2).
     pub fn to_wire(&self, number: u8, spi: u32, pfs: bool) -> Proposal {
         let mut t: Vec<Transform> = Vec::new();
