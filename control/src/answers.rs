@@ -197,6 +197,8 @@ impl Gateway {
                 receive_errors: report.rx_errors + report.rx_no_buffer,
                 send_errors: report.tx_errors,
                 buffers_in_use: report.pool_in_use,
+                buffers_waiting: report.pool_waiting,
+                reports: report.reports,
                 buffers: report.pool_size,
             }
         };

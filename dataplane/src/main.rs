@@ -86,7 +86,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         engine.name(),
         eal.version(),
     );
-    let died = report_until(&stop, &ports, &pool, &state, &workers);
+    let died = report_until(&stop, &ports, &pool, &parts.twins, &state, &workers);
     stop.store(true, Ordering::Relaxed);
     for worker in workers {
         worker.join().map_err(|_| "a worker died of a defect; please report it")??;
@@ -248,12 +248,16 @@ fn report_until(
     stop: &AtomicBool,
     ports: &[OpenPort],
     pool: &Pool,
+    twins: &Twins<Mbuf>,
     state: &StateOwner,
     workers: &[JoinHandle<Result<(), Failure>>],
 ) -> bool {
-    while !stop.load(Ordering::Relaxed) {
+    for reports in 1.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         for (index, port) in ports.iter().enumerate() {
-            state.port(index).set(&report(port, pool));
+            state.port(index).set(&PortReport { reports, ..report(port, pool, twins) });
         }
         if workers.iter().any(JoinHandle::is_finished) {
             return true;
@@ -263,7 +267,7 @@ fn report_until(
     false
 }
 
-fn report(port: &OpenPort, pool: &Pool) -> PortReport {
+fn report(port: &OpenPort, pool: &Pool, twins: &Twins<Mbuf>) -> PortReport {
     let stats = port.device.stats().unwrap_or_default();
     let link = port.device.link().ok();
     PortReport {
@@ -282,6 +286,8 @@ fn report(port: &OpenPort, pool: &Pool) -> PortReport {
         tx_errors: stats.tx_errors,
         pool_size: pool.capacity() as u64,
         pool_in_use: pool.in_use() as u64,
+        pool_waiting: (twins.to_kernel.len() + twins.from_kernel.len()) as u64,
+        reports: 0,
         driver: port.driver.clone(),
     }
 }

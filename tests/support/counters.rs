@@ -58,16 +58,57 @@ impl Counters {
     }
 }
 
-/// Packet buffers in use, once the level has stood still for a second.
-pub fn buffers_in_use(gateway: &Gateway) -> u64 {
-    let level = || figure(&gateway.json(&["show", "ports"])[0], "buffers_in_use");
-    let mut last = level();
-    until(Duration::from_secs(20), || {
-        std::thread::sleep(Duration::from_secs(1));
-        let now = level();
-        std::mem::replace(&mut last, now) == now
-    });
-    last
+/// Packet buffers as the data plane reported them last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// Not in the pool.
+    pub in_use: u64,
+    /// Those of them that hold frames on their way to or from the twins.
+    pub waiting: u64,
+    /// The number of the report.
+    pub report: u64,
+}
+
+impl Buffers {
+    /// The last report.
+    pub fn read(gateway: &Gateway) -> Buffers {
+        let port = &gateway.json(&["show", "ports"])[0];
+        let [in_use, waiting, report] =
+            ["buffers_in_use", "buffers_waiting", "reports"].map(|name| figure(port, name));
+        Buffers { in_use, waiting, report }
+    }
+
+    /// The first report of which `holds` is true, of those that are made after this call, for half a minute; otherwise the
+    /// last one.
+    pub fn once(gateway: &Gateway, mut holds: impl FnMut(Buffers) -> bool) -> Buffers {
+        let first = Buffers::read(gateway);
+        let mut last = first;
+        until(Duration::from_secs(30), || {
+            let now = Buffers::read(gateway);
+            // One that was under way when this was called may tell of the time before.
+            let fresh = now.report > last.report && now.report > first.report + 1;
+            last = now;
+            fresh && holds(now)
+        });
+        last
+    }
+
+    /// Those in use while no frame is on its way: what the receive rings hold. Eight reports in a row say the same.
+    pub fn at_rest(gateway: &Gateway) -> u64 {
+        let (mut level, mut same) = (0, 0);
+        let last = Buffers::once(gateway, |now| {
+            same = if now.in_use == level && now.waiting == 0 { same + 1 } else { 1 };
+            level = now.in_use;
+            same == 8
+        });
+        assert_eq!(
+            same,
+            8,
+            "{}: the level of packet buffers does not come to rest: {last:?}",
+            gateway.name()
+        );
+        level
+    }
 }
 
 /// A number of an answer.

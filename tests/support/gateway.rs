@@ -214,6 +214,18 @@ impl Gateway {
         })
     }
 
+    /// Open files of the data plane on which the kernel signals (O_ASYNC).
+    pub fn files_that_signal(&self) -> usize {
+        const O_ASYNC: u32 = 0o20000;
+        let pid = self.dataplane().expect("the data plane runs");
+        let files = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("it runs").flatten();
+        let signals = |text: &String| {
+            let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or_default();
+            u32::from_str_radix(flags.trim(), 8).expect("octal flags") & O_ASYNC != 0
+        };
+        files.filter_map(|file| fs::read_to_string(file.path()).ok()).filter(signals).count()
+    }
+
     /// Process id of control.
     pub fn control(&self) -> u32 {
         self.control.id()

@@ -279,6 +279,11 @@ pub struct PortStatus {
     pub send_errors: u64,
     /// Packet buffers in use.
     pub buffers_in_use: u64,
+    /// Those of them that hold frames between the workers and the kernel's twins.
+    pub buffers_waiting: u64,
+    /// How often the data plane has reported on the port since it opened it, ten times a second: two readings with the same
+    /// number are one.
+    pub reports: u64,
     /// Packet buffers.
     pub buffers: u64,
 }

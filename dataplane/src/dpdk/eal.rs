@@ -127,6 +127,17 @@ impl EalConfig {
     }
 }
 
+/// net_tap has the kernel send the process a real-time signal for every frame, where it finds one that nobody handles. They
+/// queue up, and the thread that has to take them, the main one, does nothing else under load, and for seconds after it. With a
+/// handler on each of them the driver does without and just reads, which is what polling means.
+fn take_frame_signals() {
+    // From SIGRTMIN, as glibc has it, to SIGRTMAX.
+    for signal in 34..=64 {
+        // A signal that cannot be taken leaves the driver as it was.
+        let _ = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)));
+    }
+}
+
 /// MiB in free huge pages of all sizes, from the folders `hugepages-2048kB` and the like.
 fn free_huge_mib(sizes: &Path) -> u32 {
     let free_kib = |folder: fs::DirEntry| -> Option<u64> {
@@ -192,6 +203,7 @@ impl Eal {
         // DPDK keeps pointers into its arguments: they live as long as the process.
         let arguments: Vec<*mut c_char> = arguments.into_iter().map(CString::into_raw).collect();
         let argv = arguments.leak();
+        take_frame_signals();
         // SAFETY: called once per process, by the guard above; argv holds that many strings with NUL, kept for ever.
         let result = unsafe {
             sys::penstock_log_open(shown as c_int);

@@ -58,6 +58,10 @@ pub struct PortReport {
     pub pool_size: u64,
     /// Buffers of the port's pool that are in use.
     pub pool_in_use: u64,
+    /// Those of them that hold frames between the workers and the twins.
+    pub pool_waiting: u64,
+    /// How often the port was reported on since it was opened.
+    pub reports: u64,
     /// Name of the driver, at most 63 octets.
     pub driver: String,
 }
@@ -81,6 +85,8 @@ impl PortState {
             report.tx_errors,
             report.pool_size,
             report.pool_in_use,
+            report.pool_waiting,
+            report.reports,
         ];
         self.figures.iter().zip(figures).for_each(|(word, figure)| store(word, figure));
         let mut name = [0; 64];
@@ -122,6 +128,8 @@ impl PortState {
             tx_errors: figure(9),
             pool_size: figure(10),
             pool_in_use: figure(11),
+            pool_waiting: figure(12),
+            reports: figure(13),
             driver: String::from_utf8_lossy(&octets[..end]).into_owned(),
         })
     }
