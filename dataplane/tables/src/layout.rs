@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::adjacency::{AdjacencyWord, MAX_PORTS, PortEntry};
@@ -9,7 +10,7 @@ use crate::events::EventRing;
 use crate::fib::{GROUP, ROOT};
 use crate::key::KeyBlock;
 use crate::replay::{InboundState, MAX_WINDOW, MIN_WINDOW, ring_words};
-use crate::sa::{InboundSa, OutboundSa};
+use crate::sa::{InboundSa, Keyed, OutboundSa};
 use crate::segment::{Header, Shared};
 use crate::sequence::OutboundState;
 use crate::state::PortState;
@@ -33,6 +34,8 @@ unsafe impl Shared for OutboundSa {}
 unsafe impl Shared for InboundSa {}
 // SAFETY: as above; the cipher is kept as a plain octet and checked where it is read.
 unsafe impl Shared for KeyBlock {}
+// SAFETY: as above, of two such values one behind the other.
+unsafe impl<S: Shared> Shared for Keyed<S> {}
 // SAFETY: as above.
 unsafe impl Shared for OutboundState {}
 // SAFETY: as above.
@@ -119,9 +122,7 @@ pub struct TablesLayout {
     pub(crate) adjacencies: usize,
     pub(crate) tunnels: usize,
     pub(crate) outbound: usize,
-    pub(crate) outbound_keys: usize,
     pub(crate) inbound: usize,
-    pub(crate) inbound_keys: usize,
     pub(crate) fib_root: usize,
     pub(crate) fib_groups: usize,
     /// Octets of the whole segment.
@@ -137,14 +138,38 @@ impl TablesLayout {
             ports: cursor.place::<PortEntry>(MAX_PORTS),
             adjacencies: cursor.place::<AdjacencyWord>(capacity.neighbours as usize),
             tunnels: cursor.place::<Tunnel>(capacity.tunnels as usize),
-            outbound: cursor.place::<OutboundSa>(outbound),
-            outbound_keys: cursor.place::<KeyBlock>(outbound),
-            inbound: cursor.place::<InboundSa>(inbound),
-            inbound_keys: cursor.place::<KeyBlock>(inbound),
+            outbound: cursor.place::<Keyed<OutboundSa>>(outbound),
+            inbound: cursor.place::<Keyed<InboundSa>>(inbound),
             fib_root: cursor.place::<AtomicU32>(ROOT),
             fib_groups: cursor.place::<AtomicU32>(capacity.fib_groups as usize * GROUP),
             len: cursor.0,
         }
+    }
+}
+
+/// Where one SA and its key stand in `tables`, in octets from its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SaPlace {
+    pub(crate) key: usize,
+    pub(crate) sa: usize,
+}
+
+impl SaPlace {
+    fn new<S>(array: usize, slot: u32) -> SaPlace {
+        let start = array + slot as usize * size_of::<Keyed<S>>();
+        SaPlace { key: start + offset_of!(Keyed<S>, key), sa: start + offset_of!(Keyed<S>, sa) }
+    }
+}
+
+impl TablesLayout {
+    /// Where the outbound SA in `slot` stands.
+    pub(crate) fn outbound_place(&self, slot: u32) -> SaPlace {
+        SaPlace::new::<OutboundSa>(self.outbound, slot)
+    }
+
+    /// Where the inbound SA in `slot` stands.
+    pub(crate) fn inbound_place(&self, slot: u32) -> SaPlace {
+        SaPlace::new::<InboundSa>(self.inbound, slot)
     }
 }
 
@@ -193,7 +218,7 @@ pub fn layout_hash() -> u64 {
         size_of::<PortState>(),
         crate::verdict::Verdict::COUNT,
         crate::verdict::Note::COUNT,
-        tables.inbound_keys,
+        tables.inbound,
         tables.fib_root,
         tables.len,
         state.outbound,

@@ -1,5 +1,5 @@
 //! Security associations in `tables` (RFC 4301 section 4.4.2): the hot lines of the inbound and the outbound direction.
-//! Their keys stand in arrays of their own; what workers write about them stands in `state` at the same index.
+//! Each stands behind its key ([`Keyed`]); what workers write about them stands in `state` at the same index.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +11,20 @@ pub type OuterTemplate = [u8; 28];
 
 pub(crate) const ESN: u8 = 1;
 pub(crate) const UDP: u8 = 2;
+
+/// A key and the SA that it belongs to, in one slot of an array.
+///
+/// Seventeen cache lines: with an odd number of them between two keys, the lines that every packet needs spread over all
+/// sets of a cache. With keys 1 KiB apart they would fall into an eighth of the sets, and 32 SAs would fill these.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Keyed<S> {
+    pub(crate) key: KeyBlock,
+    pub(crate) sa: S,
+}
+
+const _: () =
+    assert!((size_of::<Keyed<OutboundSa>>() / 64) % 2 == 1 && (size_of::<Keyed<InboundSa>>() / 64) % 2 == 1);
 
 /// One outbound SA: one cache line, written by control. The head's tag is the SPI.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use crate::adjacency::{Adjacency, AdjacencyWord, MAX_PORTS, PortEntry, Unresolve
 use crate::fib::{Fib, GROUP, Hop, ROOT};
 use crate::key::KeyBlock;
 use crate::layout::{Capacity, TablesLayout};
-use crate::sa::{InboundSa, OutboundSa};
+use crate::sa::{InboundSa, Keyed, OutboundSa};
 use crate::segment::{Array, Kind, RegionError, Segment};
 use crate::tunnel::Tunnel;
 
@@ -18,10 +18,8 @@ pub(crate) struct TablesMap {
     pub(crate) ports: Array<PortEntry>,
     pub(crate) adjacencies: Array<AdjacencyWord>,
     pub(crate) tunnels: Array<Tunnel>,
-    pub(crate) outbound: Array<OutboundSa>,
-    pub(crate) outbound_keys: Array<KeyBlock>,
-    pub(crate) inbound: Array<InboundSa>,
-    pub(crate) inbound_keys: Array<KeyBlock>,
+    pub(crate) outbound: Array<Keyed<OutboundSa>>,
+    pub(crate) inbound: Array<Keyed<InboundSa>>,
     pub(crate) fib_root: Array<AtomicU32>,
     pub(crate) fib_groups: Array<AtomicU32>,
     pub(crate) inbound_mask: u32,
@@ -40,9 +38,7 @@ impl TablesMap {
             adjacencies: segment.array(layout.adjacencies, capacity.neighbours as usize),
             tunnels: segment.array(layout.tunnels, capacity.tunnels as usize),
             outbound: segment.array(layout.outbound, outbound),
-            outbound_keys: segment.array(layout.outbound_keys, outbound),
             inbound: segment.array(layout.inbound, inbound),
-            inbound_keys: segment.array(layout.inbound_keys, inbound),
             fib_root: segment.array(layout.fib_root, ROOT),
             fib_groups: segment.array(layout.fib_groups, capacity.fib_groups as usize * GROUP),
             inbound_mask: inbound as u32 - 1,
@@ -64,22 +60,22 @@ impl TablesMap {
 
     #[inline(always)]
     pub(crate) fn outbound(&self, slot: u32) -> &OutboundSa {
-        self.outbound.get(slot as usize)
+        &self.outbound.get(slot as usize).sa
     }
 
     #[inline(always)]
     pub(crate) fn inbound(&self, slot: u32) -> &InboundSa {
-        self.inbound.get((slot & self.inbound_mask) as usize)
+        &self.inbound.get((slot & self.inbound_mask) as usize).sa
     }
 
     #[inline(always)]
     pub(crate) fn outbound_key(&self, slot: u32) -> &KeyBlock {
-        self.outbound_keys.get(slot as usize)
+        &self.outbound.get(slot as usize).key
     }
 
     #[inline(always)]
     pub(crate) fn inbound_key(&self, slot: u32) -> &KeyBlock {
-        self.inbound_keys.get((slot & self.inbound_mask) as usize)
+        &self.inbound.get((slot & self.inbound_mask) as usize).key
     }
 
     #[inline(always)]

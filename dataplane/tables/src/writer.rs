@@ -237,8 +237,8 @@ impl TablesWriter {
     pub fn install_outbound(&mut self, spec: OutboundSpec, state: &StateView) -> Result<u32, TableFull> {
         let slot = self.free_outbound.pop().ok_or(TableFull::Sas)?;
         self.map.outbound(slot).head.begin();
-        let key = self.map.layout.outbound_keys + slot as usize * size_of::<KeyBlock>();
-        self.map.segment.write(key, spec.key);
+        let place = self.map.layout.outbound_place(slot);
+        self.map.segment.write(place.key, spec.key);
         let sa = OutboundSa {
             head: SlotHead::filling(),
             offset: state.outbound(slot).offset_after(spec.last_used),
@@ -255,7 +255,7 @@ impl TablesWriter {
             reserved: 0,
             template: spec.template,
         };
-        self.map.segment.write(self.map.layout.outbound + slot as usize * size_of::<OutboundSa>(), sa);
+        self.map.segment.write(place.sa, sa);
         self.map.outbound(slot).head.publish(spec.spi);
         Ok(slot)
     }
@@ -324,8 +324,8 @@ impl TablesWriter {
     /// Installs an inbound SA in a slot from [`TablesWriter::reserve_spi`]; it opens packets at once.
     pub fn install_inbound_at(&mut self, slot: u32, spi: u32, spec: InboundSpec, state: &StateView) {
         assert_eq!(self.map.inbound(slot).head.get().0, SlotState::Filling, "slot was reserved");
-        let key = self.map.layout.inbound_keys + slot as usize * size_of::<KeyBlock>();
-        self.map.segment.write(key, spec.key);
+        let place = self.map.layout.inbound_place(slot);
+        self.map.segment.write(place.key, spec.key);
         let sa = InboundSa {
             head: SlotHead::filling(),
             base: AtomicU64::new(state.inbound(slot).top()),
@@ -336,7 +336,7 @@ impl TablesWriter {
             reserved: [0; 3],
             spare: [0; 4],
         };
-        self.map.segment.write(self.map.layout.inbound + slot as usize * size_of::<InboundSa>(), sa);
+        self.map.segment.write(place.sa, sa);
         self.map.inbound(slot).head.publish(spi);
     }
 
@@ -424,16 +424,12 @@ impl TablesWriter {
         let layout = self.map.layout;
         match retired {
             Retired::Outbound(slot) => {
-                self.map
-                    .segment
-                    .wipe::<KeyBlock>(layout.outbound_keys + slot as usize * size_of::<KeyBlock>());
+                self.map.segment.wipe::<KeyBlock>(layout.outbound_place(slot).key);
                 self.map.outbound(slot).head.free();
                 self.free_outbound.push(slot);
             }
             Retired::Inbound(slot) => {
-                self.map
-                    .segment
-                    .wipe::<KeyBlock>(layout.inbound_keys + slot as usize * size_of::<KeyBlock>());
+                self.map.segment.wipe::<KeyBlock>(layout.inbound_place(slot).key);
                 self.map.inbound(slot).head.free();
                 self.free_inbound.give(slot);
             }
