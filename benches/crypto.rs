@@ -13,6 +13,9 @@ mod measure;
 #[cfg(target_arch = "x86_64")]
 #[path = "crypto/peers.rs"]
 mod peers;
+#[cfg(target_arch = "x86_64")]
+#[path = "crypto/targets.rs"]
+mod targets;
 
 #[cfg(target_arch = "x86_64")]
 fn main() {

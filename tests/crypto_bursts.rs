@@ -5,9 +5,13 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::HashSet;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use libtest_mimic::Arguments;
 use penstock_dataplane::crypto::{self, Aad, Direction, Engine, Job, TAG_LEN};
+use penstock_suite::engines;
 use penstock_tables::{Cipher, KeyBlock};
 
 const LONGEST: usize = 9000;
@@ -232,97 +236,179 @@ fn compare(engine: &dyn Engine, jobs: u64, seed: &AtomicU64, done: &AtomicU64) {
     }
 }
 
-#[test]
-fn every_engine_agrees_with_the_reference_on_random_bursts() {
+fn every_engine_agrees_with_the_reference_on_random_bursts(engine: &'static dyn Engine) {
     let nightly = std::env::var("PENSTOCK_NIGHTLY").is_ok_and(|value| value == "1");
     let jobs = if nightly { 10_000_000 } else { 30_000 };
-    for name in crypto::names() {
-        let engine = match crypto::select(Some(name)) {
-            Ok(engine) => engine,
-            Err(error) => {
-                println!("SKIPPED: {error}");
-                eprintln!("SKIPPED: {error}");
-                continue;
-            }
-        };
-        let (seed, done) = (AtomicU64::new(1), AtomicU64::new(0));
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| compare(engine, jobs, &seed, &done));
-            }
-        });
-        println!("{name}: {} random jobs agree", done.load(Ordering::Relaxed));
-    }
+    let (seed, done) = (AtomicU64::new(1), AtomicU64::new(0));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| compare(engine, jobs, &seed, &done));
+        }
+    });
+    println!("{}: {} random jobs agree", engine.name(), done.load(Ordering::Relaxed));
 }
 
-#[test]
-fn texts_without_room_for_a_tag_are_not_done_and_stay_as_they_were() {
+fn texts_without_room_for_a_tag_are_not_done_and_stay_as_they_were(engine: &'static dyn Engine) {
     let keys = random_keys(&mut Random(7));
-    for engine in crypto::names().into_iter().filter_map(|name| crypto::select(Some(name)).ok()) {
-        for key in &keys {
-            for direction in [Direction::Seal, Direction::Open] {
-                for len in 0..TAG_LEN {
-                    let mut text = vec![0x5a; len];
-                    let aad = Aad::new(1, 2);
-                    let mut job = Job { key, iv: [0; 8], aad, direction, text: &mut text, done: true };
-                    engine.run(std::slice::from_mut(&mut job));
-                    assert!(!job.done, "{} took {len} octets", engine.name());
-                    assert_eq!(text, vec![0x5a; len]);
-                }
+    for key in &keys {
+        for direction in [Direction::Seal, Direction::Open] {
+            for len in 0..TAG_LEN {
+                let mut text = vec![0x5a; len];
+                let aad = Aad::new(1, 2);
+                let mut job = Job { key, iv: [0; 8], aad, direction, text: &mut text, done: true };
+                engine.run(std::slice::from_mut(&mut job));
+                assert!(!job.done, "{} took {len} octets", engine.name());
+                assert_eq!(text, vec![0x5a; len]);
             }
         }
     }
 }
 
-#[test]
-fn every_bit_of_a_tag_counts() {
+fn every_bit_of_a_tag_counts(engine: &'static dyn Engine) {
     let mut random = Random(11);
     let keys = random_keys(&mut random);
-    for engine in crypto::names().into_iter().filter_map(|name| crypto::select(Some(name)).ok()) {
-        for key in &keys {
-            let aad = Aad::new(3, 4);
-            let mut sealed = [0x77; 80];
-            let mut job =
-                Job { key, iv: [9; 8], aad, direction: Direction::Seal, text: &mut sealed, done: false };
+    for key in &keys {
+        let aad = Aad::new(3, 4);
+        let mut sealed = [0x77; 80];
+        let mut job =
+            Job { key, iv: [9; 8], aad, direction: Direction::Seal, text: &mut sealed, done: false };
+        engine.run(std::slice::from_mut(&mut job));
+        assert!(job.done);
+        for bit in 0..TAG_LEN * 8 {
+            let mut forged = sealed;
+            forged[64 + bit / 8] ^= 1 << (bit % 8);
+            let direction = Direction::Open;
+            let mut job = Job { key, iv: [9; 8], aad, direction, text: &mut forged, done: true };
             engine.run(std::slice::from_mut(&mut job));
-            assert!(job.done);
-            for bit in 0..TAG_LEN * 8 {
-                let mut forged = sealed;
-                forged[64 + bit / 8] ^= 1 << (bit % 8);
-                let direction = Direction::Open;
-                let mut job = Job { key, iv: [9; 8], aad, direction, text: &mut forged, done: true };
-                engine.run(std::slice::from_mut(&mut job));
-                assert!(!job.done, "{} opened a packet with bit {bit} of its tag turned", engine.name());
-            }
+            assert!(!job.done, "{} opened a packet with bit {bit} of its tag turned", engine.name());
         }
     }
 }
 
-#[test]
-fn texts_longer_than_any_packet_are_done_too() {
+fn texts_longer_than_any_packet_are_done_too(engine: &'static dyn Engine) {
     let mut random = Random(13);
     let keys = random_keys(&mut random);
-    for engine in crypto::names().into_iter().filter_map(|name| crypto::select(Some(name)).ok()) {
-        for len in [65_535, 65_536, 65_537, 1_100_000] {
-            for key in [0, 1, 24] {
-                let mut plain = vec![0; len + TAG_LEN];
-                random.fill(&mut plain);
-                let (mut sealed, mut expected) = (plain.clone(), plain.clone());
-                let reference = crypto::select(Some("reference")).unwrap();
-                for (engine, text) in [(engine, &mut sealed), (reference, &mut expected)] {
-                    let (aad, direction) = (Aad::with_esn(1, 2), Direction::Seal);
-                    let mut job = Job { key: &keys[key], iv: [1; 8], aad, direction, text, done: false };
-                    engine.run(std::slice::from_mut(&mut job));
-                    assert!(job.done);
-                }
-                assert!(sealed == expected, "{}: {len} octets, key {key}", engine.name());
-                let (aad, direction) = (Aad::with_esn(1, 2), Direction::Open);
-                let mut job =
-                    Job { key: &keys[key], iv: [1; 8], aad, direction, text: &mut sealed, done: false };
+    for len in [65_535, 65_536, 65_537, 1_100_000] {
+        for key in [0, 1, 24] {
+            let mut plain = vec![0; len + TAG_LEN];
+            random.fill(&mut plain);
+            let (mut sealed, mut expected) = (plain.clone(), plain.clone());
+            let reference = crypto::select(Some("reference")).unwrap();
+            for (engine, text) in [(engine, &mut sealed), (reference, &mut expected)] {
+                let (aad, direction) = (Aad::with_esn(1, 2), Direction::Seal);
+                let mut job = Job { key: &keys[key], iv: [1; 8], aad, direction, text, done: false };
                 engine.run(std::slice::from_mut(&mut job));
-                assert!(job.done && sealed[..len] == plain[..len], "{}: {len} octets", engine.name());
+                assert!(job.done);
             }
+            assert!(sealed == expected, "{}: {len} octets, key {key}", engine.name());
+            let (aad, direction) = (Aad::with_esn(1, 2), Direction::Open);
+            let mut job = Job { key: &keys[key], iv: [1; 8], aad, direction, text: &mut sealed, done: false };
+            engine.run(std::slice::from_mut(&mut job));
+            assert!(job.done && sealed[..len] == plain[..len], "{}: {len} octets", engine.name());
         }
     }
+}
+
+/// Octets of stack that are looked at below a burst: more than any engine takes.
+const DEAD: usize = 128 << 10;
+
+/// What stands on the stack below the caller, lowest octet first.
+#[inline(never)]
+fn dead_stack(into: &mut [u8]) {
+    let mark = 0u8;
+    let end = std::hint::black_box(&raw const mark);
+    for (at, octet) in into.iter_mut().enumerate() {
+        // SAFETY: the thread's stack is as large as that, and `paint` has touched it; what stands there is only looked at.
+        *octet = unsafe { end.wrapping_sub(DEAD - at).read_volatile() };
+    }
+}
+
+#[inline(never)]
+fn paint() {
+    std::hint::black_box([0x5a_u8; DEAD + 4096]);
+}
+
+/// How many of `secrets` stand on the stack below after `work`.
+#[inline(never)]
+fn left_by(work: &mut dyn FnMut(), secrets: &HashSet<[u8; 16]>) -> usize {
+    let mut dead = vec![0; DEAD];
+    paint();
+    work();
+    dead_stack(&mut dead);
+    let found: HashSet<&[u8]> =
+        dead.windows(16).filter(|window| secrets.contains(<&[u8; 16]>::try_from(*window).unwrap())).collect();
+    found.len()
+}
+
+/// Leaves the whole key on the stack.
+#[inline(never)]
+fn careless(key: &KeyBlock) {
+    std::hint::black_box([key.clone(), key.clone()]);
+    std::hint::black_box(std::array::from_fn::<u8, 4000, _>(|at| key.powers()[at / 16 % 48][at % 16]));
+}
+
+fn a_burst_leaves_neither_keys_nor_key_stream_nor_plaintext_on_the_stack(engine: &'static dyn Engine) {
+    let mut random = Random(17);
+    let keys = random_keys(&mut random);
+    let reference = crypto::select(Some("reference")).unwrap();
+    let mut secrets = HashSet::new();
+    let mut texts = Vec::new();
+    for at in 0..64 {
+        let (key, len) = (at % 24, if at < 32 { 64 } else { random.below(1500) });
+        let mut plain = vec![0; len + TAG_LEN];
+        let (iv, aad) = ([at as u8; 8], Aad::new(1, 2));
+        let seal = |text: &mut [u8]| {
+            let mut job = Job { key: &keys[key], iv, aad, direction: Direction::Seal, text, done: false };
+            reference.run(std::slice::from_mut(&mut job));
+        };
+        let mut stream = plain.clone();
+        seal(&mut stream);
+        random.fill(&mut plain);
+        let mut sealed = plain.clone();
+        seal(&mut sealed);
+        for octets in [&stream[..len], &plain[..len]] {
+            secrets.extend(octets.as_chunks::<16>().0);
+        }
+        texts.push((key, iv, aad, if at % 2 == 0 { plain } else { sealed }, at % 2 == 0));
+    }
+    for key in &keys[..24] {
+        secrets.extend(key.round_keys().iter().chain(key.powers()).filter(|block| **block != [0; 16]));
+    }
+    let left = std::thread::Builder::new().stack_size(4 << 20).spawn(move || {
+        assert!(left_by(&mut || careless(&keys[0]), &secrets) > 10, "the test does not see what is left");
+        let mut texts = texts.clone();
+        let mut jobs: Vec<Job<'_>> = texts
+            .iter_mut()
+            .map(|(key, iv, aad, text, seal)| {
+                let direction = if *seal { Direction::Seal } else { Direction::Open };
+                Job { key: &keys[*key], iv: *iv, aad: *aad, direction, text, done: false }
+            })
+            .collect();
+        let left = left_by(&mut || engine.run(&mut jobs), &secrets);
+        assert!(jobs.iter().all(|job| job.done), "{}", engine.name());
+        assert_eq!(left, 0, "{} left so many secret blocks on the stack", engine.name());
+    });
+    left.unwrap().join().unwrap();
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials = engines::trials(&[
+        (
+            "agrees with the reference on random bursts",
+            every_engine_agrees_with_the_reference_on_random_bursts,
+        ),
+        (
+            "texts without room for a tag are not done and stay as they were",
+            texts_without_room_for_a_tag_are_not_done_and_stay_as_they_were,
+        ),
+        ("every bit of a tag counts", every_bit_of_a_tag_counts),
+        ("texts longer than any packet are done too", texts_longer_than_any_packet_are_done_too),
+        (
+            "a burst leaves neither keys nor key stream nor plaintext on the stack",
+            a_burst_leaves_neither_keys_nor_key_stream_nor_plaintext_on_the_stack,
+        ),
+    ]);
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

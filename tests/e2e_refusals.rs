@@ -44,6 +44,14 @@ fn must_say(command: &mut Command, words: &[&str]) {
 }
 
 #[test]
+#[ignore = "needs the built programs: scripts/test runs it"]
+fn an_engine_that_there_is_not() {
+    let mut command = Command::new(program("penstock-dataplane"));
+    command.args(["--region", "none", "--port", "lan=net_null0", "--core", "0", "--engine", "turbo"]);
+    must_say(&mut command, &["there is no crypto engine \"turbo\"", "vaes, aesni, reference"]);
+}
+
+#[test]
 #[ignore = "needs root and TAP devices: scripts/test runs it"]
 fn a_second_instance_of_either_process() {
     let lab = Lab::make();

@@ -7,13 +7,19 @@ use penstock_dataplane::crypto::{self, Aad, Direction, TAG_LEN};
 use penstock_tables::{Cipher, KeyBlock};
 use serde_json::json;
 
-use super::peers::{AwsLc, BURST, Contender, IpsecMb, Ours, Packet, Ring, RustCrypto, SALT, now, spin};
+use super::peers::{
+    AwsLc, BURST, Contender, IpsecMb, Loads, Ours, Packet, Ring, RustCrypto, SALT, Spaced, now, spin,
+};
+use super::targets;
 
 /// Octets between two buffers of the pool: as far as DPDK's mbufs of 2 KiB are apart.
 const STRIDE: usize = 2432;
 
 /// Where the text starts in its buffer: behind mbuf, headroom, Ethernet, IPv4, SPI, sequence number and IV.
 const TEXT_AT: usize = 64 + 128 + 128 + 14 + 20 + 16;
+
+/// Buffers of the pool where there are thousands of SAs.
+pub const FEW: usize = 512;
 
 /// How long the packets are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -83,7 +89,7 @@ impl Options {
             sizes: sizes.map(Sizes::parse).to_vec(),
             ciphers: vec![128, 256],
             sas: vec![1, 32, 10_000],
-            pools: vec![BURST, 4096],
+            pools: vec![BURST, FEW, 4096],
             only: None,
         };
         let mut args = std::env::args().skip(1);
@@ -111,8 +117,10 @@ impl Options {
             for &sas in &self.sas {
                 for &pool in &self.pools {
                     for &sizes in &self.sizes {
-                        // Thousands of SAs need as many packets, and matter most where packets are small.
-                        if sas <= pool || (sas > 4096 && pool == 4096) {
+                        // So many SAs that few packets each have another key, again and again: there the packets
+                        // themselves are in the cache, as they are behind the stages before the engine.
+                        let many = sas > 4096;
+                        if (many && pool == FEW) || (sas <= pool && (pool != FEW || sas == 1)) {
                             settings.push(Setting { cipher_bits, sas, pool, sizes });
                         }
                     }
@@ -131,9 +139,10 @@ fn contenders(setting: Setting, only: Option<&[String]>) -> Vec<Box<dyn Contende
     let keys: Vec<Vec<u8>> = (0..setting.sas)
         .map(|at| (0..cipher.key_len()).map(|n| (at * 31 + n * 7 + (at >> 8)) as u8).collect())
         .collect();
-    let blocks = || -> Vec<KeyBlock> {
+    let blocks = || -> Vec<Spaced> {
         let mut blocks = on_huge_pages(keys.len());
-        blocks.extend(keys.iter().map(|key| KeyBlock::expand(cipher, key, SALT).expect("key length")));
+        let expand = |key: &Vec<u8>| KeyBlock::expand(cipher, key, SALT).expect("key length");
+        blocks.extend(keys.iter().map(|key| Spaced(expand(key), [0; 64])));
         blocks
     };
     let masked = std::env::var_os(MASK.0).is_some();
@@ -158,6 +167,9 @@ fn contenders(setting: Setting, only: Option<&[String]>) -> Vec<Box<dyn Contende
     match IpsecMb::new(cipher, &keys, engine).filter(|_| can) {
         Some(ipsec_mb) => all.push(Box::new(ipsec_mb)),
         None => println!("SKIPPED: libipsec-mb ({engine}) is not installed, or this CPU cannot run it"),
+    }
+    if setting.sas > BURST && !masked {
+        all.push(Box::new(Loads { keys: blocks() }));
     }
     if let Some(only) = only {
         all.retain(|one| only.iter().any(|name| name == one.library() || name == one.engine()));
@@ -190,53 +202,90 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Buffers of a setting: as they are before sealing, and before opening.
+/// Buffers of a setting, and what goes into them before sealing and before opening: one text after the other.
 struct Pool {
     memory: Vec<u8>,
     plain: Vec<u8>,
     sealed: Vec<u8>,
     setting: Setting,
-    /// Where in the keys the next round starts.
-    start: usize,
 }
 
 impl Pool {
-    fn new(setting: Setting) -> Pool {
+    fn new(setting: Setting, contender: &mut dyn Contender) -> Pool {
         let octets = setting.pool * STRIDE + 64;
-        let plain: Vec<u8> = (0..octets).map(|at| (at * 11 + (at >> 8)) as u8).collect();
         let mut memory = on_huge_pages(octets);
-        memory.extend_from_slice(&plain);
-        Pool { memory, sealed: plain.clone(), plain, setting, start: 0 }
+        memory.resize(octets, 0);
+        let texts: usize = (0..setting.pool).map(|at| setting.sizes.of(at) + TAG_LEN).sum();
+        let plain: Vec<u8> =
+            (0..texts * Pool::windows_of(setting)).map(|at| (at * 11 + (at >> 8)) as u8).collect();
+        let mut pool = Pool { memory, sealed: plain.clone(), plain, setting };
+        for window in 0..pool.windows() {
+            contender.run(Direction::Seal, pool.packets(Direction::Seal, window));
+            let sealed = pool.texts();
+            let mut at = window * texts;
+            for range in sealed {
+                pool.sealed[at..at + range.len()].copy_from_slice(&pool.memory[range.clone()]);
+                at += range.len();
+            }
+        }
+        pool
     }
 
-    fn packets(&mut self, direction: Direction) -> Vec<Packet<'_>> {
+    /// How often the buffers are filled until every SA had a packet.
+    fn windows_of(setting: Setting) -> usize {
+        setting.sas.div_ceil(setting.pool).max(1)
+    }
+
+    fn windows(&self) -> usize {
+        Pool::windows_of(self.setting)
+    }
+
+    /// Where the texts with their tags stand in memory.
+    fn texts(&self) -> Vec<std::ops::Range<usize>> {
+        let align = self.memory.as_ptr().align_offset(64);
+        let range = |at: usize| {
+            let start = align + at * STRIDE + TEXT_AT;
+            start..start + self.setting.sizes.of(at) + TAG_LEN
+        };
+        (0..self.setting.pool).map(range).collect()
+    }
+
+    fn packets(&mut self, direction: Direction, window: usize) -> Vec<Packet<'_>> {
+        let setting = self.setting;
         let from = if direction == Direction::Open { &self.sealed } else { &self.plain };
         let align = self.memory.as_ptr().align_offset(64);
-        let (setting, start) = (self.setting, self.start);
-        let buffers = self.memory[align..].chunks_exact_mut(STRIDE).zip(from[align..].chunks_exact(STRIDE));
+        let mut from = &from[window * (from.len() / Pool::windows_of(setting))..];
+        let buffers = self.memory[align..].chunks_exact_mut(STRIDE);
         buffers
             .take(setting.pool)
             .enumerate()
-            .map(|(at, (buffer, from))| {
-                let range = TEXT_AT..TEXT_AT + setting.sizes.of(at) + TAG_LEN;
-                let text = &mut buffer[range.clone()];
-                // Packet by packet: a copy of the whole would bypass the caches.
-                text.copy_from_slice(&from[range]);
+            .map(|(at, buffer)| {
+                let text = &mut buffer[TEXT_AT..TEXT_AT + setting.sizes.of(at) + TAG_LEN];
+                let (mine, others) = from.split_at(text.len());
+                from = others;
+                text.copy_from_slice(mine);
+                let number = window * setting.pool + at;
                 Packet {
                     // Keys in an order that no prefetcher foresees.
-                    key: (start + at) * 7919 % setting.sas,
-                    iv: (at as u64).to_be_bytes(),
-                    aad: Aad::new(0x1000 + at as u32, at as u32),
+                    key: number * 7919 % setting.sas,
+                    iv: (number as u64).to_be_bytes(),
+                    aad: Aad::new(0x1000 + number as u32, number as u32),
                     text,
                 }
             })
             .collect()
     }
 
-    /// Seals with `contender`, so that there is something to open.
-    fn seal(&mut self, contender: &mut dyn Contender) {
-        contender.run(Direction::Seal, self.packets(Direction::Seal));
-        self.sealed.copy_from_slice(&self.memory);
+    /// TSC cycles per packet of one pass through all SAs. The best of some tries, where that is one small pool.
+    fn pass(&mut self, contender: &mut dyn Contender, direction: Direction) -> f64 {
+        let windows = self.windows();
+        let tries = if self.setting.pool > BURST { 1 } else { 5 };
+        let mut cycles = 0;
+        for window in 0..windows {
+            let once = |_| contender.run(direction, self.packets(direction, window));
+            cycles += (0..tries).map(once).min().unwrap_or(0);
+        }
+        cycles as f64 / (windows * self.setting.pool) as f64
     }
 }
 
@@ -258,18 +307,17 @@ type Samples = BTreeMap<(usize, bool), (Vec<f64>, Vec<f64>)>;
 /// Measures all contenders in turn, again and again.
 fn measure(setting: Setting, contenders: &mut [Box<dyn Contender>], rounds: usize) -> Samples {
     let mut samples = Samples::new();
-    let mut pool = Pool::new(setting);
-    let (rounds, tries) = if setting.pool > BURST { (rounds.div_ceil(10), 1) } else { (rounds, 5) };
-    for round in 0..rounds {
-        pool.start = if setting.sas > setting.pool { round * setting.pool % setting.sas } else { 0 };
-        pool.seal(&mut *contenders[0]);
+    let mut pool = Pool::new(setting, &mut *contenders[0]);
+    let rounds = if setting.pool > BURST { rounds.div_ceil(10) } else { rounds };
+    for _ in 0..rounds {
         for (at, contender) in contenders.iter_mut().enumerate() {
             for direction in [Direction::Seal, Direction::Open] {
-                let mut best = u64::MAX;
-                for _ in 0..tries {
-                    best = best.min(contender.run(direction, pool.packets(direction)));
+                if pool.windows() > 1 {
+                    // The keys of the others push these out of the cache: what thousands of SAs cost is wanted, not what
+                    // memory costs.
+                    pool.pass(&mut **contender, direction);
                 }
-                let tsc = best as f64 / setting.pool as f64;
+                let tsc = pool.pass(&mut **contender, direction);
                 let ratio = clock_ratio().max(clock_ratio());
                 let sample = samples.entry((at, direction == Direction::Open)).or_default();
                 sample.0.push(tsc * ratio);
@@ -278,6 +326,19 @@ fn measure(setting: Setting, contenders: &mut [Box<dyn Contender>], rounds: usiz
         }
     }
     samples
+}
+
+/// Core seconds in which 100,000 SAs expand their keys, one of each direction.
+fn expansion(cipher: Cipher) -> f64 {
+    const KEYS: usize = 20_000;
+    let keys: Vec<Vec<u8>> =
+        (0..KEYS).map(|at| (0..cipher.key_len()).map(|n| (at * 31 + n) as u8).collect()).collect();
+    let mut blocks = on_huge_pages(KEYS);
+    let start = std::time::Instant::now();
+    blocks.extend(keys.iter().map(|key| KeyBlock::expand(cipher, key, SALT).expect("key length")));
+    let seconds = start.elapsed().as_secs_f64();
+    std::hint::black_box(&blocks);
+    seconds * 200_000.0 / KEYS as f64
 }
 
 fn machine() -> String {
@@ -297,20 +358,41 @@ fn masked_child() {
     assert!(status.expect("starting the masked run").success(), "the masked run failed");
 }
 
+/// What is measured, as a line of JSON.
+fn line(
+    setting: Setting,
+    contender: &dyn Contender,
+    open: bool,
+    core: f64,
+    tsc: f64,
+    machine: &str,
+) -> serde_json::Value {
+    json!({
+        "library": contender.library(),
+        "engine": contender.engine(),
+        "cipher": format!("aes-{}-gcm", setting.cipher_bits),
+        "direction": if open { "open" } else { "seal" },
+        "bytes": setting.sizes.json(),
+        "sas": setting.sas,
+        "pool": setting.pool,
+        "core_cycles": (core * 10.0).round() / 10.0,
+        "tsc_cycles": (tsc * 10.0).round() / 10.0,
+        "burst": BURST,
+        "machine": machine,
+        "clock": "TSC times ratio to dependent additions",
+    })
+}
+
 pub fn main() {
     let options = Options::from_args();
     let masked = std::env::var_os(MASK.0).is_some();
     if let Some(core) = core_affinity::get_core_ids().and_then(|cores| cores.last().copied()) {
         assert!(core_affinity::set_for_current(core), "pinning to a core");
     }
-    let mut out = options.out.as_ref().map(|path| {
-        let mut open = std::fs::OpenOptions::new();
-        let open = if masked { open.append(true) } else { open.write(true).create(true).truncate(true) };
-        open.open(path).unwrap_or_else(|error| panic!("{path}: {error}"))
-    });
     let machine = machine();
     println!("{machine}; core cycles per packet, seal/open, bursts of {BURST}; clock by dependent additions");
     spin(100_000_000);
+    let mut lines = Vec::new();
     for setting in options.settings() {
         let mut contenders = contenders(setting, options.only.as_deref());
         if contenders.is_empty() {
@@ -331,28 +413,33 @@ pub fn main() {
                 let (mut core, mut tsc) = samples[&(at, open)].clone();
                 let (core, tsc) = (median(&mut core), median(&mut tsc));
                 cells.push(format!("{core:.1}"));
-                if let Some(out) = &mut out {
-                    let line = json!({
-                        "library": contender.library(),
-                        "engine": contender.engine(),
-                        "cipher": format!("aes-{}-gcm", setting.cipher_bits),
-                        "direction": if open { "open" } else { "seal" },
-                        "bytes": setting.sizes.json(),
-                        "sas": setting.sas,
-                        "pool": setting.pool,
-                        "core_cycles": (core * 10.0).round() / 10.0,
-                        "tsc_cycles": (tsc * 10.0).round() / 10.0,
-                        "burst": BURST,
-                        "machine": machine,
-                        "clock": "TSC times ratio to dependent additions",
-                    });
-                    writeln!(out, "{line}").expect("writing the results");
-                }
+                lines.push(line(setting, &**contender, open, core, tsc, &machine));
             }
             println!("  {:<20} {:<20} {:>16}", contender.library(), contender.engine(), cells.join("/"));
         }
     }
+    if !masked {
+        for cipher in [Cipher::Aes128Gcm16, Cipher::Aes256Gcm16] {
+            let seconds = (expansion(cipher) * 1000.0).round() / 1000.0;
+            println!("{cipher:?}: 100,000 SAs expand both keys in {seconds} core seconds");
+            let bits = cipher.key_len() * 8;
+            lines.push(json!({"expansion": format!("aes-{bits}-gcm"), "sas": 100_000, "keys": 200_000, "core_seconds": seconds}));
+        }
+    }
+    write(&options, masked, &lines);
     if !masked && crypto::select(Some("aesni")).is_ok() {
         masked_child();
     }
+    if let Some(path) = options.out.as_ref().filter(|_| !masked) {
+        targets::append(path);
+    }
+}
+
+/// Writes the lines of a run; those of the masked run behind the others.
+fn write(options: &Options, masked: bool, lines: &[serde_json::Value]) {
+    let Some(path) = &options.out else { return };
+    let mut open = std::fs::OpenOptions::new();
+    let open = if masked { open.append(true) } else { open.write(true).create(true).truncate(true) };
+    let mut out = open.open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    lines.iter().for_each(|line| writeln!(out, "{line}").expect("writing the results"));
 }

@@ -70,10 +70,14 @@ pub fn spin(cycles: u64) {
     }
 }
 
+/// A key with as much behind it as the SA takes in the tables of the data plane.
+#[repr(C, align(64))]
+pub struct Spaced(pub KeyBlock, pub [u8; 64]);
+
 /// One of our engines.
 pub struct Ours {
     pub engine: &'static dyn Engine,
-    pub keys: Vec<KeyBlock>,
+    pub keys: Vec<Spaced>,
     /// Asks for the keys of the next burst before a burst is done.
     pub prefetch: bool,
 }
@@ -91,7 +95,7 @@ impl Contender for Ours {
         let mut jobs: Vec<Job<'_>> = packets
             .into_iter()
             .map(|packet| Job {
-                key: &self.keys[packet.key],
+                key: &self.keys[packet.key].0,
                 iv: packet.iv,
                 aad: packet.aad,
                 direction,
@@ -104,14 +108,44 @@ impl Contender for Ours {
             while !left.is_empty() {
                 let (burst, rest) = left.split_at_mut(BURST.min(left.len()));
                 if self.prefetch {
-                    rest.iter().take(BURST).for_each(|job| self.engine.prefetch(job.key));
+                    rest.iter()
+                        .take(BURST)
+                        .for_each(|job| self.engine.prefetch(job.key, job.text.len() - TAG_LEN));
                 }
                 self.engine.run(burst);
                 left = rest;
             }
         });
-        assert!(true || jobs.iter().all(|job| job.done), "{} failed", self.engine.name());
+        assert!(jobs.iter().all(|job| job.done), "{} failed", self.engine.name());
         cycles
+    }
+}
+
+/// No engine: only loads what a packet of 64 octets needs of its key. What more SAs must cost, if nothing else hides it.
+pub struct Loads {
+    pub keys: Vec<Spaced>,
+}
+
+impl Contender for Loads {
+    fn library(&self) -> &str {
+        "none"
+    }
+
+    fn engine(&self) -> &str {
+        "loads of key lines"
+    }
+
+    fn run(&mut self, _: Direction, packets: Vec<Packet<'_>>) -> u64 {
+        timed(|| {
+            for packet in &packets {
+                let key = &self.keys[packet.key].0;
+                let lines = if key.cipher() == Some(Cipher::Aes128Gcm16) { 10..15 } else { 10..16 };
+                for line in lines {
+                    // SAFETY: the line lies in the block, which is made of octets.
+                    unsafe { std::ptr::from_ref(key).cast::<u64>().add(8 * line).read_volatile() };
+                }
+            }
+        })
     }
 }
 

@@ -21,7 +21,7 @@ const POLLS_TO_YIELD: u32 = 64;
 const POLLS_TO_SLEEP: u32 = 256;
 /// How long it sleeps then.
 const SLEEP: Duration = Duration::from_micros(50);
-/// Counters are told, and events may be repeated, this often while nothing comes in: parts of a second.
+/// Counters are told, events may be repeated, and working memory of the engine is wiped this often while nothing comes in: parts of a second.
 const TICKS_PER_SECOND: u64 = 1000;
 
 /// Runs until `stop`. `clock` reads the TSC, whose frequency is `hz`.
@@ -51,6 +51,7 @@ pub fn spin<P: Port>(
         if now >= next_tick {
             next_tick = now + tick;
             worker.state.events(worker.index).allow_repeat();
+            worker.engine.wipe();
             worker.publish();
         }
         if idle == Idle::Adaptive && empty > POLLS_TO_YIELD {
@@ -61,6 +62,7 @@ pub fn spin<P: Port>(
             last = woken;
         }
     }
+    worker.engine.wipe();
     worker.publish();
 }
 

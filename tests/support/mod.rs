@@ -7,6 +7,7 @@ pub mod capture;
 pub mod command;
 pub mod counters;
 pub mod decrypt;
+pub mod engines;
 pub mod esp;
 pub mod flow;
 pub mod fuzzing;

@@ -13,11 +13,14 @@ use penstock_tables::key::POWERS;
 use penstock_tables::{Cipher, KeyBlock};
 
 use super::batch::{Batch, ONLY_MAX, Packet, each_batch};
-use super::{Direction, Engine, Job, TAG_LEN};
+use super::{Direction, Engine, Job, TAG_LEN, scrub};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Aesni;
+
+/// Octets of stack that a batch takes at most beside what it is described by.
+const SPILLED: usize = 2048;
 
 /// CPU features that the engine needs and this CPU lacks.
 pub(super) fn missing() -> Vec<&'static str> {
@@ -47,21 +50,27 @@ impl Engine for Aesni {
                     (_, Direction::Open) => run_batch::<10, true>(batch, jobs),
                 }
             }
+            scrub::<SPILLED>();
         });
     }
 
-    fn prefetch(&self, key: &KeyBlock) {
-        prefetch(key);
+    fn prefetch(&self, key: &KeyBlock, text_len: usize) {
+        prefetch(key, text_len);
     }
 }
 
-/// Asks for the lines of `key` that a packet of up to 96 octets needs: the last six.
-pub(super) fn prefetch(key: &KeyBlock) {
+/// Asks for the lines of `key` that a text of `text_len` octets needs: its round keys, and its last powers, of which there
+/// are four in a line. Into the second level of the cache: what a burst needs of its keys would fill the first one.
+#[inline]
+pub(super) fn prefetch(key: &KeyBlock, text_len: usize) {
+    /// Lines that every text of up to 96 octets needs: H^8 to H^1, salt, round keys.
+    const ALWAYS: std::ops::Range<usize> = 10..size_of::<KeyBlock>() / 64;
     let start: *const i8 = std::ptr::from_ref(key).cast();
-    for line in 10..16 {
-        // SAFETY: every x86-64 CPU has the instruction, which touches nothing; the address lies in the block.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(64 * line)) };
-    }
+    // SAFETY: every x86-64 CPU has the instruction, which touches nothing; the addresses lie in the block.
+    let ask = |line: usize| unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line)) };
+    ALWAYS.for_each(ask);
+    let powers = (text_len.div_ceil(16) + 2).min(POWERS);
+    (POWERS / 4 - powers.div_ceil(4)..ALWAYS.start).for_each(ask);
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]

@@ -174,6 +174,7 @@ pub(super) fn each_batch<'a>(
     mut work: impl FnMut(Cipher, Direction, &Batch<'a>, &mut [Job<'a>]),
 ) {
     let mut batch = Batch::default();
+    let mut handed_on = false;
     for jobs in jobs.chunks_mut(PACKETS) {
         // One bit for each job that is still to be done.
         let mut left = u32::MAX >> (PACKETS - jobs.len());
@@ -190,6 +191,7 @@ pub(super) fn each_batch<'a>(
                     later |= 1 << at;
                 } else if !is_batched(job) {
                     reference::run_one(job);
+                    handed_on = true;
                 } else if !batch.push(at, job) {
                     later |= 1 << at;
                 }
@@ -199,6 +201,9 @@ pub(super) fn each_batch<'a>(
             }
             left = later;
         }
+    }
+    if handed_on {
+        reference::scrub_stack();
     }
 }
 

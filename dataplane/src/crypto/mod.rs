@@ -103,11 +103,24 @@ pub trait Engine: Send + Sync {
     /// Does every job and sets its `done`.
     fn run(&self, jobs: &mut [Job<'_>]);
 
-    /// Asks for what a packet of up to 96 octets needs of `key`, so that a later [`Engine::run`] finds it in the
-    /// cache. Pays where there are thousands of SAs, some tens of packets before the burst runs.
-    fn prefetch(&self, key: &KeyBlock) {
-        let _ = key;
+    /// Asks for what a text of `text_len` octets needs of `key`, so that a later [`Engine::run`] finds it in the cache. Pays
+    /// where there are hundreds of SAs: asked packet by packet, while there is other work to do, some tens of packets
+    /// before the burst runs. All at once it takes as long as the loads would, since a core can wait for some twenty
+    /// lines only.
+    fn prefetch(&self, key: &KeyBlock, text_len: usize) {
+        let _ = (key, text_len);
     }
+
+    /// Wipes what bursts that this thread has run left in working memory: products, masks and round keys. A worker
+    /// calls it a thousand times a second, and at its end.
+    fn wipe(&self) {}
+}
+
+/// Overwrites `OCTETS` of stack below its caller, where the functions that worked on a burst had what did not fit into
+/// registers: key stream, text, sums.
+#[inline(never)]
+fn scrub<const OCTETS: usize>() {
+    std::hint::black_box([0u8; OCTETS]);
 }
 
 /// Why no engine could be chosen.
@@ -161,11 +174,15 @@ pub fn names() -> Vec<&'static str> {
 /// # Errors
 /// [`EngineError::Unknown`] where there is no such engine, [`EngineError::Unsupported`] where the CPU cannot run it.
 pub fn select(name: Option<&str>) -> Result<&'static dyn Engine, EngineError> {
+    choose(CANDIDATES, name)
+}
+
+fn choose(candidates: &[Candidate], name: Option<&str>) -> Result<&'static dyn Engine, EngineError> {
     let Some(name) = name else {
-        let best = CANDIDATES.iter().find(|candidate| (candidate.missing)().is_empty());
+        let best = candidates.iter().find(|candidate| (candidate.missing)().is_empty());
         return Ok(best.map_or(&Reference, |candidate| candidate.engine));
     };
-    let Some(found) = CANDIDATES.iter().find(|candidate| candidate.engine.name() == name) else {
+    let Some(found) = candidates.iter().find(|candidate| candidate.engine.name() == name) else {
         return Err(EngineError::Unknown { name: name.to_owned(), known: names().join(", ") });
     };
     let missing = (found.missing)();
@@ -200,6 +217,18 @@ mod tests {
         let message = select(Some("turbo")).err().unwrap().to_string();
         assert!(message.contains("\"turbo\""), "{message}");
         assert!(names().iter().all(|name| message.contains(name)), "{message}");
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn an_engine_that_the_cpu_lacks_is_refused_with_what_is_missing_and_passed_over() {
+        let old = [
+            Candidate { engine: &vaes::Vaes, missing: || vec!["AVX-512F", "VAES"] },
+            Candidate { engine: &Reference, missing: Vec::new },
+        ];
+        let message = choose(&old, Some("vaes")).err().unwrap().to_string();
+        assert!(message.contains("\"vaes\" needs AVX-512F, VAES, which this CPU"), "{message}");
+        assert_eq!(choose(&old, None).unwrap().name(), "reference");
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn admit<'a, F: Frame>(frame: &F, at: usize, cx: &Context<'a>) -> Result<Opening
         cx.events.push(Event::Orphaned { tunnel: sa.tunnel() });
         return Err(Verdict::SaOrphaned);
     }
-    cx.engine.prefetch(tables.inbound_key(slot));
+    cx.engine.prefetch(tables.inbound_key(slot), packet.len());
     let window = state.window(slot, sa);
     let number = if sa.esn() { window.extend(header.sequence) } else { u64::from(header.sequence) };
     if let Err(refused) = window.check(number) {

@@ -35,7 +35,7 @@ pub fn admit<F: Frame>(
     let Some((_, meta)) = batch.get(index) else { return };
     match check(meta, tunnel, cx) {
         Ok((slot, next)) => {
-            cx.engine.prefetch(cx.tables.outbound_key(slot));
+            cx.engine.prefetch(cx.tables.outbound_key(slot), usize::from(meta.ip.total_len) + esp::TRAILER);
             (meta.sa, meta.next) = (slot, next);
             sealing.insert(index);
         }

@@ -11,14 +11,22 @@ use std::mem::MaybeUninit;
 use penstock_tables::KeyBlock;
 use penstock_tables::key::POWERS;
 
-use super::kernel::{encrypt_group, encrypt_list};
+use super::kernel::{Keys, RoundKeys, encrypt_group, encrypt_list, encrypt_mixed_list, expand};
 use super::{COUNTERS, Chunk, GROUP, PLANNED, Sums, broadcast, multiply, reversed, store};
 use crate::crypto::batch::{Batch, Packet};
 
-/// Works on all groups of four whole chunks of the texts, and leaves the sums of each segment in `sums`.
+/// Groups from which on it pays to put the keys of a packet in all lanes.
+const WORTH_EXPANDING: usize = 3;
+
+/// Works on all groups of four whole chunks of the texts, and leaves the sums of each segment in `sums`. `expanded` holds
+/// the keys where there is one for all packets, or is room for keys.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
-pub(super) unsafe fn whole_groups<const ROUNDS: usize, const OPEN: bool>(batch: &Batch<'_>, sums: *mut Sums) {
+pub(super) unsafe fn whole_groups<const ROUNDS: usize, const OPEN: bool>(
+    batch: &Batch<'_>,
+    expanded: *mut RoundKeys,
+    sums: *mut Sums,
+) {
     let mut held = [_mm512_setzero_si512(); GROUP];
     let mut sum = [_mm512_setzero_si512(); 3];
     let mut spare = MaybeUninit::<Sums>::uninit();
@@ -30,9 +38,16 @@ pub(super) unsafe fn whole_groups<const ROUNDS: usize, const OPEN: bool>(batch: 
             if packet.len < GROUP * 64 {
                 continue;
             }
-            let keys = packet.key.round_keys().as_ptr();
+            let first_key = packet.key.round_keys().as_ptr();
+            let keys = if batch.one_key {
+                Keys::Expanded(expanded)
+            } else if packet.len < WORTH_EXPANDING * GROUP * 64 {
+                Keys::Plain(first_key)
+            } else {
+                expand::<ROUNDS>(packet.key, expanded)
+            };
             let nonce = broadcast((&raw const batch.nonces[place]).cast());
-            let base = _mm512_xor_si512(nonce, broadcast(keys.cast()));
+            let base = _mm512_xor_si512(nonce, broadcast(first_key.cast()));
             let mut counters = COUNTERS.0.as_ptr();
             // What the next packet will need, while this one is worked on.
             let mut ahead: *const u8 = batch.packets.get(place + 1).map_or(packet.text, |next| next.text);
@@ -84,8 +99,9 @@ pub(super) unsafe fn whole_groups<const ROUNDS: usize, const OPEN: bool>(batch: 
 /// leaves their sums in `sums`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
-pub(super) unsafe fn other_chunks<const ROUNDS: usize, const OPEN: bool>(
+pub(super) unsafe fn other_chunks<const ROUNDS: usize, const OPEN: bool, const HALVES: bool>(
     batch: &Batch<'_>,
+    expanded: *const RoundKeys,
     list: *mut Chunk,
     sums: *mut Sums,
 ) {
@@ -109,7 +125,12 @@ pub(super) unsafe fn other_chunks<const ROUNDS: usize, const OPEN: bool>(
                     let nonce = broadcast((&raw const chunk.nonce).cast());
                     state[at] = _mm512_ternarylogic_epi64::<0x96>(nonce, counters, key);
                 }
-                encrypt_list::<ROUNDS>(&mut state, now, &held, list.add(at - GROUP), &mut sum);
+                let before = list.add(at - GROUP);
+                if batch.one_key {
+                    encrypt_list::<ROUNDS>(&mut state, expanded, &held, before, &mut sum);
+                } else {
+                    encrypt_mixed_list::<ROUNDS, HALVES>(&mut state, now, &held, before, &mut sum);
+                }
                 for at in 0..GROUP {
                     let chunk = &now[at];
                     let before = _mm512_maskz_loadu_epi8(chunk.mask, chunk.text.cast());

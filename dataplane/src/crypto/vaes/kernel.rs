@@ -6,15 +6,29 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Chunk, GROUP, octet_order};
+use penstock_tables::KeyBlock;
+use penstock_tables::key::ROUND_KEYS;
 
-/// One instruction for each of the four states, with the round key that stands at `$at` in the keys they share.
+use super::{Chunk, GROUP, broadcast, octet_order};
+
+/// One instruction for each of the four states, with the round key that stands at `$at` of expanded keys: in all four lanes,
+/// so that no broadcast takes a third of a cycle from the AES units (Zen 4).
+macro_rules! round_of_expanded_key {
+    ($op:literal, $at:literal) => {
+        concat!("vmovdqa64 zmm16, [{keys} + 64 * ", $at, "]\n", round_of_zmm16!($op),)
+    };
+}
+
+/// The same with the round key as a key block has it.
 macro_rules! round_of_one_key {
     ($op:literal, $at:literal) => {
+        concat!("vbroadcasti32x4 zmm16, [{keys} + 16 * ", $at, "]\n", round_of_zmm16!($op),)
+    };
+}
+
+macro_rules! round_of_zmm16 {
+    ($op:literal) => {
         concat!(
-            "vbroadcasti32x4 zmm16, [{keys} + 16 * ",
-            $at,
-            "]\n",
             $op,
             " {s0}, {s0}, zmm16\n",
             $op,
@@ -31,26 +45,64 @@ macro_rules! round_of_one_key {
 macro_rules! round_of_four_keys {
     ($op:literal, $at:literal) => {
         concat!(
-            "vbroadcasti32x4 zmm16, [{k0} + 16 * ",
+            round_of_its_key!($op, $at, "{k0}", "{s0}"),
+            round_of_its_key!($op, $at, "{k1}", "{s1}"),
+            round_of_its_key!($op, $at, "{k2}", "{s2}"),
+            round_of_its_key!($op, $at, "{k3}", "{s3}"),
+        )
+    };
+}
+
+macro_rules! round_of_its_key {
+    ($op:literal, $at:literal, $keys:literal, $state:literal) => {
+        concat!(
+            "vbroadcasti32x4 zmm16, [",
+            $keys,
+            " + 16 * ",
             $at,
             "]\n",
             $op,
-            " {s0}, {s0}, zmm16\n",
-            "vbroadcasti32x4 zmm16, [{k1} + 16 * ",
+            " ",
+            $state,
+            ", ",
+            $state,
+            ", zmm16\n",
+        )
+    };
+}
+
+/// The same with states of two halves of 256 bits: a broadcast to 256 bits takes nothing from the AES units.
+macro_rules! round_of_four_keys_in_halves {
+    ($op:literal, $at:literal) => {
+        concat!(
+            round_of_its_halves!($op, $at, "{k0}", "{s0:y}", "{t0:y}"),
+            round_of_its_halves!($op, $at, "{k1}", "{s1:y}", "{t1:y}"),
+            round_of_its_halves!($op, $at, "{k2}", "{s2:y}", "{t2:y}"),
+            round_of_its_halves!($op, $at, "{k3}", "{s3:y}", "{t3:y}"),
+        )
+    };
+}
+
+macro_rules! round_of_its_halves {
+    ($op:literal, $at:literal, $keys:literal, $low:literal, $high:literal) => {
+        concat!(
+            "vbroadcasti32x4 ymm16, [",
+            $keys,
+            " + 16 * ",
             $at,
             "]\n",
             $op,
-            " {s1}, {s1}, zmm16\n",
-            "vbroadcasti32x4 zmm16, [{k2} + 16 * ",
-            $at,
-            "]\n",
+            " ",
+            $low,
+            ", ",
+            $low,
+            ", ymm16\n",
             $op,
-            " {s2}, {s2}, zmm16\n",
-            "vbroadcasti32x4 zmm16, [{k3} + 16 * ",
-            $at,
-            "]\n",
-            $op,
-            " {s3}, {s3}, zmm16\n",
+            " ",
+            $high,
+            ", ",
+            $high,
+            ", ymm16\n",
         )
     };
 }
@@ -170,35 +222,101 @@ macro_rules! encrypt_and_hash {
     };
 }
 
+/// Operands of `encrypt_and_hash` for groups; `$keys` is where the round keys stand.
+macro_rules! with_group {
+    ($rounds:ident, $round:ident, $state:ident, $held:ident, $sum:ident, $keys:ident, $powers:ident) => {
+        encrypt_and_hash!($rounds, $round, hash_of_group,
+            s0 = inout(zmm_reg) $state[0], s1 = inout(zmm_reg) $state[1], s2 = inout(zmm_reg) $state[2],
+            s3 = inout(zmm_reg) $state[3], h0 = in(zmm_reg) $held[0], h1 = in(zmm_reg) $held[1],
+            h2 = in(zmm_reg) $held[2], h3 = in(zmm_reg) $held[3], low = inout(zmm_reg) $sum[0],
+            middle = inout(zmm_reg) $sum[1], high = inout(zmm_reg) $sum[2], swap = in(zmm_reg) octet_order(),
+            keys = in(reg) $keys, powers = in(reg) $powers, out("zmm16") _, out("zmm17") _, out("zmm18") _,
+            out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _,
+            options(nostack, readonly, preserves_flags)
+        )
+    };
+}
+
+/// Operands of `encrypt_and_hash` for lists; those of the keys follow.
+macro_rules! with_list {
+    ($rounds:ident, $round:ident, $state:ident, $held:ident, $sum:ident, $before:ident, $($keys:tt)*) => {
+        encrypt_and_hash!($rounds, $round, hash_of_list,
+            s0 = inout(zmm_reg) $state[0], s1 = inout(zmm_reg) $state[1], s2 = inout(zmm_reg) $state[2],
+            s3 = inout(zmm_reg) $state[3], h0 = in(zmm_reg) $held[0], h1 = in(zmm_reg) $held[1],
+            h2 = in(zmm_reg) $held[2], h3 = in(zmm_reg) $held[3], low = inout(zmm_reg) $sum[0],
+            middle = inout(zmm_reg) $sum[1], high = inout(zmm_reg) $sum[2], swap = in(zmm_reg) octet_order(),
+            place = out(reg) _, before = in(reg) $before, $($keys)*, out("zmm16") _, out("zmm17") _,
+            out("zmm18") _, out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("k1") _,
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
+/// Round keys as [`encrypt_group`] and [`encrypt_list`] take them.
+#[derive(Clone, Copy)]
+pub(super) enum Keys {
+    /// Of a key block.
+    Plain(*const [u8; 16]),
+    /// Each in all lanes of a register.
+    Expanded(*const RoundKeys),
+}
+
+/// Round keys, each in all lanes of a register.
+#[repr(C, align(64))]
+pub(super) struct RoundKeys(pub(super) [[u8; 64]; ROUND_KEYS]);
+
+/// Puts each round key in all lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
+pub(super) unsafe fn expand<const ROUNDS: usize>(key: &KeyBlock, place: *mut RoundKeys) -> Keys {
+    for (at, round_key) in key.round_keys()[..=ROUNDS].iter().enumerate() {
+        // SAFETY: the caller hands over room for all of them.
+        unsafe { _mm512_store_si512(place.cast::<__m512i>().add(at), broadcast(round_key.as_ptr())) };
+    }
+    Keys::Expanded(place)
+}
+
 /// Encrypts `state` with `keys`, and adds the products of the four texts in `held` with the powers from `powers` on to
 /// `sum`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
 pub(super) unsafe fn encrypt_group<const ROUNDS: usize>(
     state: &mut [__m512i; GROUP],
-    keys: *const [u8; 16],
+    keys: Keys,
     held: &[__m512i; GROUP],
     powers: *const u8,
     sum: &mut [__m512i; 3],
 ) {
     // SAFETY: reads the keys of `ROUNDS` rounds and 16 powers.
     unsafe {
-        encrypt_and_hash!(ROUNDS, round_of_one_key, hash_of_group,
-            s0 = inout(zmm_reg) state[0], s1 = inout(zmm_reg) state[1], s2 = inout(zmm_reg) state[2],
-            s3 = inout(zmm_reg) state[3], h0 = in(zmm_reg) held[0], h1 = in(zmm_reg) held[1],
-            h2 = in(zmm_reg) held[2], h3 = in(zmm_reg) held[3], low = inout(zmm_reg) sum[0],
-            middle = inout(zmm_reg) sum[1], high = inout(zmm_reg) sum[2], swap = in(zmm_reg) octet_order(),
-            keys = in(reg) keys, powers = in(reg) powers, out("zmm16") _, out("zmm17") _, out("zmm18") _,
-            out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _,
-            options(nostack, readonly, preserves_flags)
-        );
+        match keys {
+            Keys::Plain(keys) => with_group!(ROUNDS, round_of_one_key, state, held, sum, keys, powers),
+            Keys::Expanded(keys) => {
+                with_group!(ROUNDS, round_of_expanded_key, state, held, sum, keys, powers)
+            }
+        }
     }
 }
 
-/// Encrypts `state` with the keys of `now`, and hashes the four texts in `held`, which belong to `before`.
+/// Encrypts `state`, all with the same keys, and hashes the four texts in `held`, which belong to `before`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
 pub(super) unsafe fn encrypt_list<const ROUNDS: usize>(
+    state: &mut [__m512i; GROUP],
+    keys: *const RoundKeys,
+    held: &[__m512i; GROUP],
+    before: *const Chunk,
+    sum: &mut [__m512i; 3],
+) {
+    // SAFETY: reads keys, and the powers and sums that `before` points to, which it writes.
+    unsafe { with_list!(ROUNDS, round_of_expanded_key, state, held, sum, before, keys = in(reg) keys) }
+}
+
+/// Encrypts `state` with the keys of `now`, and hashes the four texts in `held`, which belong to `before`. `HALVES`: in
+/// registers of 256 bits, which is faster where those of 512 are two of them to the CPU.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
+pub(super) unsafe fn encrypt_mixed_list<const ROUNDS: usize, const HALVES: bool>(
     state: &mut [__m512i; GROUP],
     now: &[Chunk; GROUP],
     held: &[__m512i; GROUP],
@@ -209,27 +327,17 @@ pub(super) unsafe fn encrypt_list<const ROUNDS: usize>(
     unsafe {
         let (k0, k1) = ((*now[0].key).round_keys().as_ptr(), (*now[1].key).round_keys().as_ptr());
         let (k2, k3) = ((*now[2].key).round_keys().as_ptr(), (*now[3].key).round_keys().as_ptr());
-        if k0 == k1 && k0 == k2 && k0 == k3 {
-            encrypt_and_hash!(ROUNDS, round_of_one_key, hash_of_list,
-                s0 = inout(zmm_reg) state[0], s1 = inout(zmm_reg) state[1], s2 = inout(zmm_reg) state[2],
-                s3 = inout(zmm_reg) state[3], h0 = in(zmm_reg) held[0], h1 = in(zmm_reg) held[1],
-                h2 = in(zmm_reg) held[2], h3 = in(zmm_reg) held[3], low = inout(zmm_reg) sum[0],
-                middle = inout(zmm_reg) sum[1], high = inout(zmm_reg) sum[2], swap = in(zmm_reg) octet_order(),
-                place = out(reg) _, keys = in(reg) k0, before = in(reg) before, out("zmm16") _, out("zmm17") _,
-                out("zmm18") _, out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("k1") _,
-                options(nostack, preserves_flags)
-            );
+        if HALVES {
+            let mut high = state.map(|state| _mm512_extracti64x4_epi64::<1>(state));
+            with_list!(ROUNDS, round_of_four_keys_in_halves, state, held, sum, before,
+                t0 = inout(ymm_reg) high[0], t1 = inout(ymm_reg) high[1], t2 = inout(ymm_reg) high[2],
+                t3 = inout(ymm_reg) high[3], k0 = in(reg) k0, k1 = in(reg) k1, k2 = in(reg) k2, k3 = in(reg) k3);
+            for (state, high) in state.iter_mut().zip(high) {
+                *state = _mm512_inserti64x4::<1>(*state, high);
+            }
         } else {
-            encrypt_and_hash!(ROUNDS, round_of_four_keys, hash_of_list,
-                s0 = inout(zmm_reg) state[0], s1 = inout(zmm_reg) state[1], s2 = inout(zmm_reg) state[2],
-                s3 = inout(zmm_reg) state[3], h0 = in(zmm_reg) held[0], h1 = in(zmm_reg) held[1],
-                h2 = in(zmm_reg) held[2], h3 = in(zmm_reg) held[3], low = inout(zmm_reg) sum[0],
-                middle = inout(zmm_reg) sum[1], high = inout(zmm_reg) sum[2], swap = in(zmm_reg) octet_order(),
-                place = out(reg) _, k0 = in(reg) k0, k1 = in(reg) k1, k2 = in(reg) k2, k3 = in(reg) k3,
-                before = in(reg) before, out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
-                out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("k1") _,
-                options(nostack, preserves_flags)
-            );
+            with_list!(ROUNDS, round_of_four_keys, state, held, sum, before,
+                k0 = in(reg) k0, k1 = in(reg) k1, k2 = in(reg) k2, k3 = in(reg) k3);
         }
     }
 }

@@ -15,18 +15,24 @@ mod finish;
 mod kernel;
 
 use std::arch::x86_64::*;
+use std::cell::UnsafeCell;
 use std::mem::{MaybeUninit, offset_of};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use penstock_tables::{Cipher, KeyBlock};
 
 use super::batch::{Batch, PACKETS, SEGMENTS, TEXT_MAX, each_batch};
-use super::{Direction, Engine, Job, aesni};
+use super::{Direction, Engine, Job, aesni, scrub};
 use chunks::{other_chunks, whole_groups};
 use finish::finish;
+use kernel::{RoundKeys, expand};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Vaes;
+
+/// Octets of stack that a batch takes at most beside what it is described by and [`Scratch`].
+const SPILLED: usize = if cfg!(debug_assertions) { 4096 } else { 1536 };
 
 /// CPU features that the engine needs and this CPU lacks.
 pub(super) fn missing() -> Vec<&'static str> {
@@ -38,6 +44,7 @@ pub(super) fn missing() -> Vec<&'static str> {
         ("VAES", is_x86_feature_detected!("vaes")),
         ("VPCLMULQDQ", is_x86_feature_detected!("vpclmulqdq")),
     ];
+    HALVES.store(has_halves(), Ordering::Relaxed);
     features.into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect()
 }
 
@@ -47,23 +54,56 @@ impl Engine for Vaes {
     }
 
     fn run(&self, jobs: &mut [Job<'_>]) {
-        each_batch(jobs, |cipher, direction, batch, jobs| {
-            // SAFETY: `select` hands this engine out only where `missing` is empty, so the CPU has the features; the
-            // packets of a batch point to the texts of `jobs`, which are borrowed mutably for as long.
-            unsafe {
-                match (cipher, direction) {
-                    (Cipher::Aes256Gcm16, Direction::Seal) => run_batch::<14, false>(batch, jobs),
-                    (Cipher::Aes256Gcm16, Direction::Open) => run_batch::<14, true>(batch, jobs),
-                    (_, Direction::Seal) => run_batch::<10, false>(batch, jobs),
-                    (_, Direction::Open) => run_batch::<10, true>(batch, jobs),
-                }
+        run(jobs, HALVES.load(Ordering::Relaxed));
+    }
+
+    fn prefetch(&self, key: &KeyBlock, text_len: usize) {
+        aesni::prefetch(key, text_len);
+    }
+
+    fn wipe(&self) {
+        // SAFETY: as in `run`; zeros are a value of everything in it.
+        SCRATCH.with(|scratch| unsafe {
+            if std::mem::take(&mut (*scratch.get()).used) {
+                scratch.get().cast::<u8>().write_bytes(0, size_of::<Scratch>());
+                // Nobody reads the zeros, which a compiler might take as a reason to leave them out.
+                std::hint::black_box(scratch.get());
             }
         });
     }
+}
 
-    fn prefetch(&self, key: &KeyBlock) {
-        aesni::prefetch(key);
-    }
+/// A register of 512 bits is two of 256 to the CPU, as on Zen 4. Set by `missing`, which runs before any job does.
+static HALVES: AtomicBool = AtomicBool::new(false);
+
+/// What AMD's CPUID says of its vector units (Fn8000_001A, FP512); others that have AVX-512 have them whole.
+fn has_halves() -> bool {
+    const UNITS: u32 = 0x8000_001a;
+    let vendor = __cpuid(0);
+    let is_amd =
+        [vendor.ebx, vendor.edx, vendor.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes);
+    is_amd && __cpuid(0x8000_0000).eax >= UNITS && __cpuid(UNITS).eax & 1 << 3 == 0
+}
+
+/// Does every job; see [`HALVES`].
+fn run(jobs: &mut [Job<'_>], halves: bool) {
+    let scratch = SCRATCH.with(UnsafeCell::get);
+    each_batch(jobs, |cipher, direction, batch, jobs| {
+        // SAFETY: `select` hands this engine out only where `missing` is empty, so the CPU has the features; the packets
+        // of a batch point to the texts of `jobs`, which are borrowed mutably for as long; nothing else of this thread
+        // uses its scratch memory meanwhile.
+        unsafe {
+            match (cipher, direction) {
+                (Cipher::Aes256Gcm16, Direction::Seal) => {
+                    run_batch::<14, false>(batch, jobs, halves, scratch)
+                }
+                (Cipher::Aes256Gcm16, Direction::Open) => run_batch::<14, true>(batch, jobs, halves, scratch),
+                (_, Direction::Seal) => run_batch::<10, false>(batch, jobs, halves, scratch),
+                (_, Direction::Open) => run_batch::<10, true>(batch, jobs, halves, scratch),
+            }
+        }
+        scrub::<SPILLED>();
+    });
 }
 
 /// Chunks that go through AES side by side: chains enough for two units, few enough that the products of the four
@@ -124,7 +164,8 @@ const fn counters() -> [[[u32; 4]; 4]; TEXT_MAX / 64] {
 #[repr(C, align(64))]
 struct Lanes([[u8; 16]; 4]);
 
-/// What one batch leaves in memory between its stages; each is written before it is read.
+/// What one batch leaves in memory between its stages; each is written before it is read. None of it outlives
+/// [`Engine::wipe`].
 struct Scratch {
     /// Encrypted first counter blocks, four packets in a row.
     masks: [MaybeUninit<Lanes>; PACKETS / 4],
@@ -132,25 +173,57 @@ struct Scratch {
     whole: [MaybeUninit<Sums>; SEGMENTS],
     /// Sums of the other chunks of each segment.
     rest: [MaybeUninit<Sums>; SEGMENTS],
+    /// Round keys of the key of the batch, or of the packet that is worked on.
+    keys: MaybeUninit<RoundKeys>,
     /// The chunks that are not in groups of one packet.
     list: [MaybeUninit<Chunk>; PLANNED],
+    /// Something was written since it was wiped.
+    used: bool,
+}
+
+thread_local! {
+    static SCRATCH: UnsafeCell<Scratch> = const { UnsafeCell::new(Scratch::EMPTY) };
+}
+
+impl Scratch {
+    const EMPTY: Scratch = Scratch {
+        masks: [const { MaybeUninit::zeroed() }; PACKETS / 4],
+        whole: [const { MaybeUninit::zeroed() }; SEGMENTS],
+        rest: [const { MaybeUninit::zeroed() }; SEGMENTS],
+        keys: MaybeUninit::zeroed(),
+        list: [const { MaybeUninit::zeroed() }; PLANNED],
+        used: false,
+    };
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq")]
-unsafe fn run_batch<const ROUNDS: usize, const OPEN: bool>(batch: &Batch<'_>, jobs: &mut [Job<'_>]) {
-    let mut scratch = MaybeUninit::<Scratch>::uninit();
-    let scratch = scratch.as_mut_ptr();
-    // SAFETY: the caller has checked the features and borrows the texts.
+unsafe fn run_batch<const ROUNDS: usize, const OPEN: bool>(
+    batch: &Batch<'_>,
+    jobs: &mut [Job<'_>],
+    halves: bool,
+    scratch: *mut Scratch,
+) {
+    // SAFETY: the caller has checked the features, borrows the texts, and has the scratch memory to itself.
     unsafe {
+        (*scratch).used = true;
         let masks: *mut Lanes = (&raw mut (*scratch).masks).cast();
         let whole: *mut Sums = (&raw mut (*scratch).whole).cast();
         let rest: *mut Sums = (&raw mut (*scratch).rest).cast();
         tag_masks::<ROUNDS>(batch, masks);
-        if batch.longest >= GROUP * 64 {
-            whole_groups::<ROUNDS, OPEN>(batch, whole);
+        let keys = (&raw mut (*scratch).keys).cast();
+        if batch.one_key {
+            expand::<ROUNDS>(batch.packets[0].key, keys);
         }
-        other_chunks::<ROUNDS, OPEN>(batch, (&raw mut (*scratch).list).cast(), rest);
+        if batch.longest >= GROUP * 64 {
+            whole_groups::<ROUNDS, OPEN>(batch, keys, whole);
+        }
+        let list = (&raw mut (*scratch).list).cast();
+        if halves && !batch.one_key {
+            other_chunks::<ROUNDS, OPEN, true>(batch, keys, list, rest);
+        } else {
+            other_chunks::<ROUNDS, OPEN, false>(batch, keys, list, rest);
+        }
         for first in (0..batch.packets.len()).step_by(4) {
             finish::<OPEN>(batch, first, masks.add(first / 4), whole, rest, jobs);
         }
@@ -291,5 +364,63 @@ unsafe fn gather(blocks: [*const u8; 4]) -> __m512i {
         let cd = _mm256_castsi128_si256(_mm_loadu_si128(c.cast()));
         let cd = _mm256_inserti128_si256::<1>(cd, _mm_loadu_si128(d.cast()));
         _mm512_inserti64x4::<1>(_mm512_castsi256_si512(ab), cd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{Aad, TAG_LEN};
+
+    /// Seals a burst of packets of two ciphers and five keys, and returns their texts; none where the CPU cannot.
+    fn sealed(halves: bool) -> Option<Vec<Vec<u8>>> {
+        if !missing().is_empty() {
+            eprintln!("SKIPPED: this CPU has no {}", missing().join(", "));
+            return None;
+        }
+        let cipher = |at: usize| if at.is_multiple_of(2) { Cipher::Aes128Gcm16 } else { Cipher::Aes256Gcm16 };
+        let keys: Vec<KeyBlock> = (0..5)
+            .map(|at| {
+                KeyBlock::expand(cipher(at), &vec![at as u8 + 1; cipher(at).key_len()], [9; 4]).unwrap()
+            })
+            .collect();
+        let mut texts: Vec<Vec<u8>> = (0..120).map(|at| vec![at as u8; 13 * at + TAG_LEN]).collect();
+        let mut jobs: Vec<Job<'_>> = (0..)
+            .zip(&mut texts)
+            .map(|(at, text)| Job {
+                key: &keys[at % 5],
+                iv: (at as u64).to_be_bytes(),
+                aad: Aad::new(7, at as u32),
+                direction: Direction::Seal,
+                text,
+                done: false,
+            })
+            .collect();
+        run(&mut jobs, halves);
+        assert!(jobs.iter().all(|job| job.done));
+        Some(texts)
+    }
+
+    #[test]
+    fn registers_in_halves_or_whole_lead_to_the_same_packets() {
+        assert!(sealed(true) == sealed(false));
+    }
+
+    #[test]
+    fn wiping_leaves_no_octet_of_what_a_burst_left() {
+        let left = || {
+            // SAFETY: octets of this thread's own memory, all of which were written when it was made.
+            SCRATCH.with(|scratch| unsafe {
+                let octets = scratch.get().cast::<u8>();
+                (0..size_of::<Scratch>()).filter(|at| octets.add(*at).read_volatile() != 0).count()
+            })
+        };
+        Vaes.wipe();
+        assert_eq!(left(), 0);
+        if sealed(true).is_some() {
+            assert!(left() > 10_000, "only {} octets were left: nothing was tested", left());
+            Vaes.wipe();
+            assert_eq!(left(), 0);
+        }
     }
 }
