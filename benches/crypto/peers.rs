@@ -78,7 +78,7 @@ pub struct Spaced(pub KeyBlock, pub [u8; 64]);
 pub struct Ours {
     pub engine: &'static dyn Engine,
     pub keys: Vec<Spaced>,
-    /// Asks for the keys of the next burst before a burst is done.
+    /// Asks for the keys of a burst before it is done, as `path` does when it has found the SAs.
     pub prefetch: bool,
 }
 
@@ -108,9 +108,7 @@ impl Contender for Ours {
             while !left.is_empty() {
                 let (burst, rest) = left.split_at_mut(BURST.min(left.len()));
                 if self.prefetch {
-                    rest.iter()
-                        .take(BURST)
-                        .for_each(|job| self.engine.prefetch(job.key, job.text.len() - TAG_LEN));
+                    burst.iter().for_each(|job| self.engine.prefetch(job.key, job.text.len() - TAG_LEN));
                 }
                 self.engine.run(burst);
                 left = rest;
