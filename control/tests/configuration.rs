@@ -1,5 +1,6 @@
 //! Wrong configuration files, each with the whole message that it must get, and the reference that must match the types.
 
+mod pki;
 mod wrong;
 
 use std::fmt::Write as _;
@@ -18,12 +19,21 @@ fn directory() -> tempfile::TempDir {
         ("good.key", 0o600, "00112233445566778899aabbccddeeff01020304\n"),
         ("open.key", 0o604, "00112233445566778899aabbccddeeff01020304\n"),
         ("words.key", 0o600, "swordfish\n"),
+        ("good.psk", 0o600, "correct horse battery staple\n"),
+        ("open.psk", 0o640, "correct horse battery staple\n"),
+        ("tiny.psk", 0o600, "secret\n"),
+        ("weak.psk", 0o600, "swordfish\n"),
+        ("frankfurt.psk", 0o600, "f3Lh2Zk1pQ9xVb7NcR5tYw8sUe4oAi6D\n"),
+        ("azure.psk", 0o600, "g3Lh2Zk1pQ9xVb7NcR5tYw8sUe4oAi6D\n"),
+        ("aws1.psk", 0o600, "h3Lh2Zk1pQ9xVb7NcR5tYw8sUe4oAi6D\n"),
+        ("aws2.psk", 0o600, "i3Lh2Zk1pQ9xVb7NcR5tYw8sUe4oAi6D\n"),
     ];
     for (name, mode, text) in files {
         let path = directory.path().join(name);
         std::fs::write(&path, text).expect("written");
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("mode set");
     }
+    pki::write_all(directory.path());
     directory
 }
 
@@ -43,20 +53,26 @@ fn message(directory: &Path, text: &str) -> String {
 #[test]
 fn the_base_of_the_table_is_good() {
     let directory = directory();
-    assert_eq!(message(directory.path(), wrong::BASE), "good");
+    for base in [wrong::BASE, wrong::ike::BASE] {
+        assert_eq!(message(directory.path(), base), "good");
+        assert_eq!(parse(directory.path(), base).expect("good").warnings, Vec::<String>::new());
+    }
 }
 
 #[test]
 fn every_wrong_file_gets_its_message() {
     let directory = directory();
     let mut differences = String::new();
-    for (title, change, expected) in wrong::TABLE {
-        let found = message(directory.path(), &change.apply());
+    let tables = [(wrong::BASE, wrong::TABLE), (wrong::ike::BASE, wrong::ike::TABLE)];
+    for (base, (title, change, expected)) in
+        tables.iter().flat_map(|(base, table)| table.iter().map(move |row| (base, row)))
+    {
+        let found = message(directory.path(), &change.apply(base));
         if found != *expected {
             let _ = write!(differences, "--- {title}\nexpected: {expected}\nfound:    {found}\n");
         }
     }
-    assert!(wrong::TABLE.len() >= 45, "the table has {} files", wrong::TABLE.len());
+    assert!(wrong::TABLE.len() >= 45 && wrong::ike::TABLE.len() >= 50, "files are missing");
     assert!(differences.is_empty(), "{differences}");
 }
 
@@ -120,6 +136,65 @@ fn a_hundred_thousand_tunnels_are_checked() {
 }
 
 #[test]
+fn what_ends_soon_and_what_can_be_guessed_is_warned_of() {
+    let directory = directory();
+    let text = wrong::ike::BASE
+        .replace("certificate: gw.pem", "certificate: soon.pem")
+        .replace("key: gw.key", "key: soon.key")
+        .replace("ca: ca.pem", "ca: [ca.pem, soon-ca.pem]")
+        .replace("psk_file: good.psk, life", "psk_file: weak.psk, life");
+    let checked = parse(directory.path(), &text).expect("good");
+    assert_eq!(
+        checked.warnings,
+        [
+            "tunnels.berlin.ike.psk_file: has fewer than 20 octets: whoever poses as the peer can guess it; make one with \
+             `openssl rand -base64 32`",
+            "tunnels.vienna.ike.certificate: the certificate of CN=soon expires in 20 days: renew it",
+            "tunnels.vienna.ike.ca[1]: the certificate of the CA CN=soon CA expires in 29 days: renew it",
+        ]
+    );
+}
+
+#[test]
+fn the_examples_of_the_ikev2_page_are_good() {
+    let directory = directory();
+    let page = include_str!("../../docs/ikev2.md");
+    let examples: Vec<&str> =
+        page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 5);
+    for example in examples {
+        assert_eq!(message(directory.path(), example), "good", "{example}");
+        let checked = parse(directory.path(), example).expect("good");
+        assert_eq!(checked.warnings, Vec::<String>::new(), "{example}");
+        let all = penstock_control::ike::connections::connections(&checked.config).expect("complete");
+        assert_eq!(penstock_ike::check(&all), [], "{example}");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_negotiated_tunnels_are_checked() {
+    let directory = directory();
+    let mut text = String::from(
+        "capacity: {tunnels: 100000, routes: 200000}\n\
+         ports: {wan: {device: net_null0, addresses: [192.255.0.1/8]}}\ntunnels:\n",
+    );
+    for tunnel in 0..100_000_u32 {
+        let [_, a, b, c] = (tunnel + 512).to_be_bytes();
+        let _ = writeln!(
+            text,
+            "  t{tunnel}: {{peer: 192.{a}.{b}.{c}, local_prefixes: [172.16.0.0/12], \
+             remote_prefixes: [10.{a}.{b}.{c}/32], ike: {{psk_file: good.psk}}}}"
+        );
+    }
+    assert_eq!(message(directory.path(), &text), "good");
+    // All in one network: one complaint a tunnel, and not one for each two.
+    let same = text.replace("remote_prefixes: [10.", "remote_prefixes: [10.0.0.0/8] # ");
+    let same = same.replace("/32], ike", "\n    ,ike");
+    let wrong = parse(directory.path(), &same).expect_err("overlaps");
+    assert_eq!(wrong.complaints.len(), 99_999);
+}
+
+#[test]
 fn keys_never_show() {
     let directory = directory();
     let checked = parse(directory.path(), wrong::BASE).expect("good");
@@ -127,6 +202,10 @@ fn keys_never_show() {
         format!("{:?}\n{}", checked.config, serde_json::to_string(&checked.config).expect("serializes"));
     assert!(shown.contains("KeyText(20 octets)"), "{shown}");
     assert!(!shown.contains("a0a1a2a3"), "{shown}");
+    let checked = parse(directory.path(), wrong::ike::BASE).expect("good");
+    let shown =
+        format!("{:?}\n{}", checked.config, serde_json::to_string(&checked.config).expect("serializes"));
+    assert!(shown.contains("good.psk") && !shown.contains("correct horse"), "{shown}");
 }
 
 #[test]

@@ -63,6 +63,7 @@ reasons! {
     MalformedMessage, "malformed-message", "the peer sent a message that RFC 7296 does not allow";
     UnsupportedCritical, "unsupported-critical", "a critical payload is not understood";
     RedirectRefused, "redirect-refused", "the peer redirects to another gateway, which is not supported: configure that gateway's address";
+    MobikeRefused, "mobike-refused", "the peer wants to change its address by MOBIKE, which is not supported: it was refused, and the addresses stay";
     EapRefused, "eap-refused", "the peer wants EAP, which is not supported: use a pre-shared key or certificates";
     CookieLoop, "cookie-loop", "the peer keeps asking for cookies";
     TemporaryFailure, "temporary-failure", "the peer is busy with another exchange; tried again later";

@@ -1,5 +1,7 @@
 //! Helpers of the unit tests.
 
+pub mod ends;
+
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 

@@ -331,6 +331,22 @@ fn selectors_are_narrowed() {
     assert_eq!((&sb.local_ts, &sb.remote_ts), (&sa.remote_ts, &sa.local_ts));
 }
 
+/// A responder with a range gives each peer the one pair of networks that it asks for.
+#[test]
+fn a_responder_takes_one_pair_out_of_its_range() {
+    for asked in ["10.64.0.0/24", "10.79.255.0/24", "10.70.1.1/32"] {
+        let w = established(|n, c| {
+            child(c, |c| match n {
+                A => (c.local_ts, c.remote_ts) = (vec![net(asked)], vec![net("10.1.0.0/16")]),
+                _ => (c.local_ts, c.remote_ts) = (vec![net("10.1.0.0/16")], vec![net("10.64.0.0/12")]),
+            })
+        });
+        let sa = w.nodes[B].plane.inbound.values().next().unwrap();
+        assert_eq!((&sa.local_ts[..], &sa.remote_ts[..]), (&[net("10.1.0.0/16")][..], &[net(asked)][..]));
+        assert_eq!(w.lost, 0);
+    }
+}
+
 #[test]
 fn adopted_sas_carry_traffic_until_new_ones_take_over() {
     let mut w = established(|_, _| {});

@@ -373,26 +373,42 @@ fn overlaps(config: &Config, found: &mut Found) {
         );
     }
     all.sort_by_key(|(net, ..)| (net.addr(), net.prefix_len()));
+    // The prefixes around the present one, of which there are at most 33, for equal ones are refused.
     let mut around: Vec<(Ipv4Net, &str)> = Vec::new();
     for (net, name, index) in all {
         around.retain(|(outer, _)| outer.contains(&net));
         let at = format!("tunnels.{name}.remote_prefixes[{index}]");
+        if let Some((_, other)) = around.iter().find(|(outer, other)| *outer == net && *other != name) {
+            found.error(
+                at,
+                format!("`{net}` is a remote prefix of tunnel {other} too: a network is behind one peer"),
+            );
+            continue;
+        }
         for (outer, other) in around.iter().filter(|(_, other)| *other != name) {
-            if *outer == net {
-                found.error(
-                    &at,
-                    format!("`{net}` is a remote prefix of tunnel {other} too: a network is behind one peer"),
-                );
-            } else if let Some(source) = uncovered(config, name, other) {
-                let message = format!(
-                    "`{net}` is inside `{outer}` of tunnel {other}, but its local_prefixes lack {source}, which \
-                     {other} has: packets from there would be dropped; add it or make the prefixes disjoint"
-                );
-                found.error(&at, message);
+            if let Some(wrong) = inside(config, (net, name), (*outer, other)) {
+                found.error(&at, wrong);
             }
         }
         around.push((net, name));
     }
+}
+
+/// What is wrong with a prefix of one tunnel inside a wider one of another.
+fn inside(config: &Config, (net, name): (Ipv4Net, &str), (outer, other): (Ipv4Net, &str)) -> Option<String> {
+    let negotiated = |name: &str| config.tunnels.get(name).is_some_and(|tunnel| tunnel.ike.is_some());
+    // What one peer is promised as selectors another one must not have; any to any is left to the routes.
+    if (negotiated(name) || negotiated(other)) && outer.prefix_len() > 0 {
+        return Some(format!(
+            "`{net}` is inside `{outer}` of tunnel {other}: selectors that two peers agree upon must not overlap; make them \
+             disjoint, or give tunnel {other} an interface instead of prefixes and let routes choose"
+        ));
+    }
+    let source = uncovered(config, name, other)?;
+    Some(format!(
+        "`{net}` is inside `{outer}` of tunnel {other}, but its local_prefixes lack {source}, which {other} has: packets from \
+         there would be dropped; add it or make the prefixes disjoint"
+    ))
 }
 
 /// A local prefix of tunnel `wide` that no local prefix of tunnel `narrow` covers.

@@ -105,7 +105,7 @@ pub struct Ike {
     /// when the peer or `penstock up` does it.
     #[schemars(extend("x-default" = "`now`; `wait` where `peer` is a network"))]
     pub start: Option<StartWhen>,
-    /// Lifetime of the keys of ESP: at least 5m.
+    /// Lifetime of the keys of ESP: 5m to 7d; with `lab: true` from 5s.
     #[schemars(extend("x-default" = "that of the suite: 1h, for `azure` 7h30m"))]
     pub lifetime: Option<Period>,
     /// New keys are negotiated this long before the end of the lifetime, or up to twice as long: chance decides, so that
@@ -119,7 +119,7 @@ pub struct Ike {
     /// any case.
     #[schemars(extend("x-unit" = "packets"))]
     pub rekey_packets: Option<u64>,
-    /// Lifetime of the IKE SA: at least 10m.
+    /// Lifetime of the IKE SA: 10m to 7d; with `lab: true` from 5s.
     #[schemars(extend("x-default" = "that of the suite: 4h, for `azure` and `aws` 8h"))]
     pub ike_lifetime: Option<Period>,
     /// The IKE SA is replaced this long before the end of its lifetime, or up to twice as long.

@@ -3,6 +3,7 @@
 //! [`types`] is the file's shape, [`scalar`] the form of single values, [`check`] what no type can say.
 
 pub mod check;
+mod check_files;
 mod check_ike;
 mod check_tunnels;
 mod error;

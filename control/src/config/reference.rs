@@ -11,6 +11,7 @@ const HEAD: &str = "# Configuration reference
 
 One YAML file configures a gateway, by default `/etc/penstock/penstock.yaml`. `penstock check FILE` says with line and
 column what is wrong with it. Unknown keys are refused. Addresses are IPv4: this release does not carry IPv6 yet.
+[ikev2.md](ikev2.md) has whole examples of tunnels whose keys are negotiated, with both ends.
 
 This page is generated from the configuration's types: `cargo test -p penstock-control` fails where it differs, and
 `UPDATE_DOCS=1 cargo test -p penstock-control` writes it anew.

@@ -1,23 +1,25 @@
 //! The table: a good file, and for each fault the change that makes it and the message that must come.
 
+pub mod ike;
+
 use Change::{File, Replace};
 
 /// How a wrong file is made.
 pub enum Change {
     /// It is this text.
     File(&'static str),
-    /// It is [`BASE`] with the first text replaced by the second.
+    /// It is the good file with the first text replaced by the second.
     Replace(&'static str, &'static str),
 }
 
 impl Change {
-    /// The wrong file's text.
-    pub fn apply(&self) -> String {
+    /// The wrong file's text, made of the good one `base`.
+    pub fn apply(&self, base: &str) -> String {
         match self {
             File(text) => (*text).to_string(),
             Replace(old, new) => {
-                assert!(BASE.contains(old), "the good file lacks {old:?}");
-                BASE.replacen(old, new, 1)
+                assert!(base.contains(old), "the good file lacks {old:?}");
+                base.replacen(old, new, 1)
             }
         }
     }

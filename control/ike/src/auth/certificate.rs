@@ -115,6 +115,16 @@ impl LocalCertificate {
         self.chain.first().and_then(|own| Certificate::from_der(own).ok()).map_or(0, |own| not_before(&own))
     }
 
+    /// The identities that it holds, as an operator writes them: alternative names, then the subject.
+    pub fn names(&self) -> Vec<String> {
+        let Some(own) = self.chain.first().and_then(|c| Certificate::from_der(c).ok()) else {
+            return Vec::new();
+        };
+        let subject = own.tbs_certificate().subject();
+        let subject = (!subject.is_empty()).then(|| subject.to_string());
+        alternative_names(&own).iter().filter_map(text).chain(subject).collect()
+    }
+
     /// Whether the certificate holds this identity (a peer would refuse another).
     pub fn holds(&self, id: &Identity) -> bool {
         self.chain.first().and_then(|c| Certificate::from_der(c).ok()).is_some_and(|c| holds_identity(&c, id))
@@ -301,14 +311,32 @@ fn translate(error: &webpki::Error, certificate: &Certificate, now: u64) -> Fail
     Failure::new(reason, detail)
 }
 
+fn alternative_names(certificate: &Certificate) -> Vec<GeneralName> {
+    match certificate.tbs_certificate().get_extension::<SubjectAltName>() {
+        Ok(Some((_, names))) => names.0,
+        _ => Vec::new(),
+    }
+}
+
+/// A name of a kind that an identity can be.
+fn text(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::DnsName(n) => Some(n.as_str().to_string()),
+        GeneralName::Rfc822Name(n) => Some(n.as_str().to_string()),
+        GeneralName::IpAddress(n) => match *n.as_bytes() {
+            [a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
+            ref long => <[u8; 16]>::try_from(long).ok().map(|a| std::net::Ipv6Addr::from(a).to_string()),
+        },
+        GeneralName::DirectoryName(n) => Some(n.to_string()),
+        _ => None,
+    }
+}
+
 /// RFC 4945 3.1: host names, e-mail addresses and addresses must be in the subject alternative name, a distinguished
 /// name must be the subject.
 fn holds_identity(certificate: &Certificate, id: &Identity) -> bool {
     let subject = certificate.tbs_certificate().subject();
-    let names = match certificate.tbs_certificate().get_extension::<SubjectAltName>() {
-        Ok(Some((_, names))) => names.0,
-        _ => Vec::new(),
-    };
+    let names = alternative_names(certificate);
     let holds = |name: &GeneralName| match (name, id) {
         (GeneralName::DnsName(n), Identity::Fqdn(_)) => Identity::Fqdn(n.as_str().to_string()).matches(id),
         (GeneralName::Rfc822Name(n), Identity::Email(_)) => {

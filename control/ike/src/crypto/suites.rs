@@ -134,6 +134,9 @@ pub enum SuiteError {
         /// The words that exist.
         known: &'static str,
     },
+    /// Several words at once.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<SuiteError>),
     /// A transform type lacks every alternative, or two do not go together.
     #[error("proposal `{text}` {what}")]
     Incomplete {
@@ -145,11 +148,12 @@ pub enum SuiteError {
 }
 
 const IKE_WORDS: &str = "ciphers aes256gcm16 aes128gcm16 aes256 aes128; integrity sha256 sha384 sha512; PRFs prfsha256 prfsha384 prfsha512; key exchanges x25519 ecp256 ecp384 modp2048 ke1_mlkem768 ke1_mlkem1024";
-const ESP_WORDS: &str =
-    "ciphers aes256gcm16 aes128gcm16 chacha20poly1305; esn noesn; PFS x25519 ecp256 ecp384 modp2048";
+const ESP_WORDS: &str = "ciphers aes256gcm16 aes128gcm16 chacha20poly1305 (integrity is their own); esn noesn; PFS x25519 ecp256 ecp384 modp2048";
+
+const GROUPS: &str = "x25519 (group 31), ecp256 (19), ecp384 (20) or modp2048 (14)";
 
 /// (prefix, why, instead)
-const WEAK: [(&str, &str, &str); 15] = [
+const WEAK: [(&str, &str, &str); 19] = [
     ("3des", "RFC 8247: 64-bit blocks", "aes256gcm16"),
     ("des", "RFC 8247: 56-bit key", "aes256gcm16"),
     ("blowfish", "RFC 8247: 64-bit blocks", "aes256gcm16"),
@@ -159,13 +163,31 @@ const WEAK: [(&str, &str, &str); 15] = [
     ("prfmd5", "RFC 8247: MD5 is broken", "prfsha256"),
     ("sha1", "SHA-1 is being retired", "sha256"),
     ("prfsha1", "SHA-1 is being retired", "prfsha256"),
-    ("modp768", "RFC 8247: 768-bit group", "x25519, ecp256 or modp2048"),
-    ("modp1024", "RFC 8247: 1024-bit group", "x25519, ecp256 or modp2048"),
-    ("modp1536", "RFC 8247: 1536-bit group", "x25519, ecp256 or modp2048"),
+    ("modp768", "RFC 8247: 768-bit group", GROUPS),
+    ("modp1024", "RFC 8247: 1024-bit group", GROUPS),
+    ("modp1024s160", "RFC 8247: group 22", GROUPS),
+    ("modp1536", "RFC 8247: 1536-bit group", GROUPS),
+    ("modp2048s224", "RFC 8247: group 23", GROUPS),
+    ("modp2048s256", "RFC 8247: group 24", GROUPS),
+    ("ecp192", "RFC 8247: 192-bit curve", GROUPS),
+    ("ecp224", "RFC 8247: 224-bit curve", GROUPS),
     ("aes128gcm8", "RFC 8221: 8-byte tag", "aes128gcm16"),
     ("aes256gcm8", "RFC 8221: 8-byte tag", "aes256gcm16"),
-    ("modp2048s", "RFC 8247: groups 22 to 24", "ecp256 or modp2048"),
 ];
+
+/// All that was refused, at once; the words that exist are listed once.
+fn all(mut refused: Vec<SuiteError>) -> Result<(), SuiteError> {
+    let unknown = |error: &SuiteError| matches!(error, SuiteError::Unknown { .. });
+    if let Some(first) = refused.iter().position(unknown) {
+        let mut at = 0..;
+        refused.retain(|error| at.next() == Some(first) || !unknown(error));
+    }
+    match refused.len() {
+        0 => Ok(()),
+        1 => Err(refused.remove(0)),
+        _ => Err(SuiteError::Several(refused)),
+    }
+}
 
 fn refuse(text: &str, word: &str, known: &'static str) -> SuiteError {
     let (text, word) = (text.to_string(), word.to_string());
@@ -188,6 +210,7 @@ impl IkeProposal {
     pub fn parse(text: &str) -> Result<IkeProposal, SuiteError> {
         let (ciphers, integrity, prfs, groups, additional) = Default::default();
         let mut p = IkeProposal { ciphers, integrity, prfs, groups, additional };
+        let mut refused = Vec::new();
         for word in text.split('-').map(str::trim) {
             if let Some(c) = IkeCipher::ALL.into_iter().find(|c| c.name() == word) {
                 p.ciphers.push(c);
@@ -202,9 +225,10 @@ impl IkeProposal {
             } else if let Some(m) = kem_word(word) {
                 p.additional.push(m);
             } else {
-                return Err(refuse(text, word, IKE_WORDS));
+                refused.push(refuse(text, word, IKE_WORDS));
             }
         }
+        all(refused)?;
         let fail = |what| Err(SuiteError::Incomplete { text: text.to_string(), what });
         let aead = p.ciphers.iter().filter(|c| c.is_aead()).count();
         if p.ciphers.is_empty() {
@@ -273,6 +297,7 @@ impl EspProposal {
     /// [`SuiteError`] naming the word and what to write instead.
     pub fn parse(text: &str) -> Result<EspProposal, SuiteError> {
         let mut p = EspProposal { ciphers: Vec::new(), esn: Vec::new(), pfs: Vec::new() };
+        let mut refused = Vec::new();
         for word in text.split('-').map(str::trim) {
             if let Some(c) = EspCipher::ALL.into_iter().find(|c| c.name() == word) {
                 p.ciphers.push(c);
@@ -281,9 +306,10 @@ impl EspProposal {
             } else if word == "esn" || word == "noesn" {
                 p.esn.push(word == "esn");
             } else {
-                return Err(refuse(text, word, ESP_WORDS));
+                refused.push(refuse(text, word, ESP_WORDS));
             }
         }
+        all(refused)?;
         if p.ciphers.is_empty() {
             return Err(SuiteError::Incomplete {
                 text: text.to_string(),
@@ -530,8 +556,14 @@ mod tests {
         ] {
             let e =
                 IkeProposal::parse(&format!("aes256gcm16-prfsha256-x25519-{word}")).unwrap_err().to_string();
-            assert!(e.contains(word) && (e.contains("use ") || word == "modp2048s256"), "{e}");
+            assert!(e.contains(word) && e.contains("too weak (") && e.contains("use "), "{e}");
         }
+        assert_eq!(
+            IkeProposal::parse("aes128-sha1-modp1024").unwrap_err().to_string(),
+            "`sha1` in proposal `aes128-sha1-modp1024` is too weak (SHA-1 is being retired): use sha256; `modp1024` in \
+             proposal `aes128-sha1-modp1024` is too weak (RFC 8247: 1024-bit group): use x25519 (group 31), ecp256 (19), \
+             ecp384 (20) or modp2048 (14)"
+        );
         assert_eq!(
             IkeProposal::parse("3des-sha256-ecp256").unwrap_err().to_string(),
             "`3des` in proposal `3des-sha256-ecp256` is too weak (RFC 8247: 64-bit blocks): use aes256gcm16"

@@ -4,7 +4,7 @@
 use super::{Payloads, Request, Task, What, refusal};
 use crate::child::ChildState;
 use crate::config::Start;
-use crate::message::{ExchangeType, Header, NotifyType, Payload, Protocol};
+use crate::message::{ExchangeType, Header, Notify, NotifyType, Payload, Protocol};
 use crate::output::EventKind;
 use crate::reason::Reason;
 use crate::sa::{Ctx, IkeSa, State};
@@ -80,12 +80,25 @@ impl IkeSa {
             let spis = ours.iter().map(|s: &u32| s.to_be_bytes().to_vec()).collect();
             answer.push(Payload::Delete { protocol: Protocol::Esp, spis });
         }
+        self.refuse_wishes(ctx, &p, &mut answer);
         self.respond(ctx, header, &answer);
         if ike || failed.is_some() {
             return self.peer_deletes_ike(ctx, failed.unwrap_or(Reason::DeletedByPeer.into()));
         }
         if !ours.is_empty() {
             self.recreate(ctx);
+        }
+    }
+
+    /// What is not supported: other addresses by MOBIKE (RFC 4555 3.5), and another gateway (RFC 5685 5), which has no answer of
+    /// its own. Everything stays as it is.
+    fn refuse_wishes(&mut self, ctx: &mut Ctx<'_>, p: &Payloads<'_>, answer: &mut Vec<Payload>) {
+        if p.notify(NotifyType::UpdateSaAddresses).is_some() {
+            answer.push(Payload::Notify(Notify::new(NotifyType::UnacceptableAddresses, [])));
+            self.event(ctx, EventKind::Failed, Some(Reason::MobikeRefused.into()), self.peer_text());
+        }
+        if p.notify(NotifyType::Redirect).is_some() {
+            self.event(ctx, EventKind::Failed, Some(Reason::RedirectRefused.into()), self.peer_text());
         }
     }
 

@@ -6,6 +6,8 @@ mod create_child;
 mod informational;
 mod init;
 mod intermediate;
+#[cfg(test)]
+mod refusals;
 mod rekey_ike;
 
 use crate::auth::Identity;

@@ -43,6 +43,7 @@ notify_types! {
     FailedCpRequired = 37, "FAILED_CP_REQUIRED";
     TsUnacceptable = 38, "TS_UNACCEPTABLE";
     InvalidSelectors = 39, "INVALID_SELECTORS";
+    UnacceptableAddresses = 40, "UNACCEPTABLE_ADDRESSES";
     TemporaryFailure = 43, "TEMPORARY_FAILURE";
     ChildSaNotFound = 44, "CHILD_SA_NOT_FOUND";
     StateNotFound = 47, "STATE_NOT_FOUND";
