@@ -1,66 +1,86 @@
-//! Ports of a benchmark: a generator that writes fresh packets into mbufs, a queue from one worker to the next, and a sink.
+//! Packets of a benchmark: prepared frames, in a huge page where one is free, enter; fresh mbufs leave, as a NIC would have
+//! written them, each with the address of the next tunnel.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-
+use crate::dpdk::huge::Block;
 use crate::dpdk::{Mbuf, Pool};
-use crate::port::{BURST, Burst, Frame, Port};
-use crate::wire::ethernet;
-use crate::wire::ipv4;
+use crate::port::{Burst, Frame};
+use crate::wire::{ethernet, ipv4};
 
 /// Octets in front of the payload: Ethernet, IPv4, UDP.
-const HEADERS: usize = ethernet::HEADER + ipv4::HEADER + 8;
+pub const HEADERS: usize = ethernet::HEADER + ipv4::HEADER + 8;
 /// First network of the far side: tunnel number `n` has the `n`th /24 from here.
-pub const FAR: u32 = 11 << 24;
+pub const FAR: u32 = 16 << 24;
+/// Length of the prefix of all far networks.
+pub const FAR_PREFIX: u8 = 4;
 /// Source of every packet.
 pub const NEAR: u32 = 0x0a00_0002;
+/// From one prepared frame to the next.
+const STRIDE: usize = 2048;
 
-/// What goes in: packets of a pattern of sizes, each for the next tunnel.
+/// See the module.
 pub struct Generator {
     pool: Pool,
     burst: usize,
     tunnels: u32,
     next_tunnel: u32,
-    /// One prepared frame per entry of the pattern.
-    frames: Vec<Vec<u8>>,
+    /// One prepared frame per entry of the pattern, [`STRIDE`] apart.
+    frames: Block,
+    lens: Vec<usize>,
     next_frame: usize,
 }
 
 impl Generator {
-    /// Packets to `tunnels` tunnels, `burst` at a time, with `mac` as their destination.
-    pub fn new(pool: Pool, burst: u16, tunnels: u32) -> Generator {
+    /// Packets to `tunnels` tunnels, beginning with number `first`, `burst` at a time.
+    pub fn new(pool: Pool, burst: u16, tunnels: u32, first: u32) -> Generator {
         Generator {
             pool,
             burst: usize::from(burst),
             tunnels,
-            next_tunnel: 0,
-            frames: Vec::new(),
+            next_tunnel: first % tunnels.max(1),
+            frames: Block::new(STRIDE),
+            lens: vec![],
             next_frame: 0,
         }
     }
 
-    /// Prepares packets of these inner sizes, in octets.
+    /// Prepares packets of these inner sizes, in octets, with `mac` as their destination.
     pub fn set_pattern(&mut self, mac: [u8; 6], pattern: &[usize]) {
-        self.frames = pattern.iter().map(|inner| prepare(mac, *inner)).collect();
+        self.frames = Block::new(pattern.len() * STRIDE);
+        self.lens = pattern.iter().map(|inner| ethernet::HEADER + inner).collect();
+        for (place, inner) in self.frames.chunks_exact_mut(STRIDE).zip(pattern) {
+            prepare(&mut place[..ethernet::HEADER + inner], mac, *inner);
+        }
         self.next_frame = 0;
     }
 
+    /// Whether the prepared frames lie in huge pages.
+    pub fn in_huge_pages(&self) -> bool {
+        self.frames.is_huge()
+    }
+
     /// Appends one burst of fresh packets.
-    fn fill(&mut self, burst: &mut Burst<Mbuf>) {
+    #[inline]
+    pub fn fill(&mut self, burst: &mut Burst<Mbuf>) {
         let count = self.burst.min(burst.room());
         if !self.pool.allocate_burst(burst, count) {
             return;
         }
         let start = burst.len() - count;
         for frame in &mut burst[start..] {
-            let prepared = &self.frames[self.next_frame];
-            self.next_frame = (self.next_frame + 1) % self.frames.len();
-            if let Some(octets) = frame.append(prepared.len()) {
-                octets.copy_from_slice(prepared);
-                let tunnel = self.next_tunnel;
-                self.next_tunnel = if tunnel + 1 == self.tunnels { 0 } else { tunnel + 1 };
-                address(octets, tunnel);
-            }
+            self.write(frame);
+        }
+    }
+
+    /// Makes an empty frame the next packet.
+    #[inline(always)]
+    pub fn write(&mut self, frame: &mut Mbuf) {
+        let (at, len) = (self.next_frame, self.lens[self.next_frame]);
+        self.next_frame = if at + 1 == self.lens.len() { 0 } else { at + 1 };
+        if let Some(octets) = frame.append(len) {
+            octets.copy_from_slice(&self.frames[at * STRIDE..at * STRIDE + len]);
+            let tunnel = self.next_tunnel;
+            self.next_tunnel = if tunnel + 1 == self.tunnels { 0 } else { tunnel + 1 };
+            address(octets, tunnel);
         }
     }
 }
@@ -73,106 +93,18 @@ fn address(frame: &mut [u8], tunnel: u32) {
     ipv4::write_checksum(header);
 }
 
-fn prepare(mac: [u8; 6], inner: usize) -> Vec<u8> {
-    let mut frame = vec![0x5a; ethernet::HEADER + inner.max(HEADERS - ethernet::HEADER)];
+/// Ethernet, IPv4 and UDP around a payload of 0x5a; `frame` has the whole length.
+fn prepare(frame: &mut [u8], mac: [u8; 6], inner: usize) {
+    frame.fill(0x5a);
     ethernet::write(&mut frame[..ethernet::HEADER], mac, [2, 0, 0, 0, 0, 9], 0);
     let header = &mut frame[ethernet::HEADER..HEADERS];
-    header.copy_from_slice(&[
-        0x45,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0x40,
-        0,
-        64,
-        ipv4::UDP,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0x13,
-        0x88,
-        0x13,
-        0x89,
-        0,
-        0,
-        0,
-        0,
-    ]);
+    header.fill(0);
+    header[0] = 0x45;
     header[2..4].copy_from_slice(&(inner as u16).to_be_bytes());
+    // Don't fragment; TTL 64; UDP.
+    header[6] = 0x40;
+    header[8..10].copy_from_slice(&[64, ipv4::UDP]);
     header[12..16].copy_from_slice(&NEAR.to_be_bytes());
+    header[20..24].copy_from_slice(&[0x13, 0x88, 0x13, 0x89]);
     header[24..26].copy_from_slice(&((inner - ipv4::HEADER) as u16).to_be_bytes());
-    frame
 }
-
-/// The port of a benchmark's worker.
-pub enum BenchPort {
-    /// Gives fresh packets; never takes one.
-    Source(Box<Generator>),
-    /// Hands packets from the worker that sends to the one that receives.
-    Wire(Rc<RefCell<Burst<Mbuf>>>),
-    /// Takes and frees packets, and counts them.
-    Sink(Rc<Cell<u64>>),
-}
-
-impl BenchPort {
-    /// The generator of a source.
-    pub fn generator(&mut self) -> Option<&mut Generator> {
-        match self {
-            BenchPort::Source(generator) => Some(generator),
-            _ => None,
-        }
-    }
-}
-
-impl Port for BenchPort {
-    type Frame = Mbuf;
-
-    #[inline]
-    fn receive(&mut self, burst: &mut Burst<Mbuf>) -> usize {
-        let before = burst.len();
-        match self {
-            BenchPort::Source(generator) => generator.fill(burst),
-            BenchPort::Wire(wire) => {
-                let mut wire = wire.borrow_mut();
-                let count = wire.len().min(burst.room());
-                burst.extend(wire.drain(..count));
-            }
-            BenchPort::Sink(_) => {}
-        }
-        burst.len() - before
-    }
-
-    #[inline]
-    fn send(&mut self, burst: &mut Burst<Mbuf>) -> usize {
-        match self {
-            BenchPort::Source(_) => 0,
-            BenchPort::Wire(wire) => {
-                let mut wire = wire.borrow_mut();
-                let count = wire.room().min(burst.len());
-                wire.extend(burst.drain(..count));
-                count
-            }
-            BenchPort::Sink(count) => {
-                let taken = burst.len();
-                count.set(count.get() + taken as u64);
-                burst.clear();
-                taken
-            }
-        }
-    }
-
-    fn allocate(&mut self) -> Option<Mbuf> {
-        None
-    }
-}
-
-const _: () = assert!(BURST == 64);

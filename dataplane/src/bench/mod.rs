@@ -1,31 +1,42 @@
 //! Benchmark runs in testpmd's dialect: `penstock-dataplane EAL-OPTIONS -- OPTIONS`. No control process: the run makes its
-//! own tables through the code that control uses, in a region of its own that it removes.
+//! own tables through the code that control uses, in regions of its own that it removes.
 //!
-//! `encap` and `decap` are timed apart in one thread: a burst of fresh packets enters an outbound worker, its ESP packets
-//! enter an inbound worker, and what comes out is freed; so decapsulation has its replay window and true sequence
-//! numbers, and no packet is opened twice.
+//! Without a device, `memory` generates packets and counts cycles; with devices, `devices` moves what they give and counts rates,
+//! and `tester` searches for the rate at which nothing is lost.
 
+mod devices;
+mod forward;
 mod generator;
+mod histogram;
+mod lcores;
+mod memory;
 mod options;
+mod ports;
+mod probe;
 mod report;
-mod rig;
+mod sites;
+mod tester;
+mod updates;
 
 use std::error::Error;
-use std::time::{Duration, Instant};
 
 use clap::Parser;
 
-use crate::crypto;
-use crate::dpdk::clock::{tsc, tsc_hz};
-use crate::dpdk::{Eal, LogLevel};
-use options::{BenchOptions, Mode};
-use report::{Line, Machine};
-use rig::Rig;
+use crate::crypto::{self, Engine};
+use crate::dpdk::clock::tsc_hz;
+use crate::dpdk::{DeviceName, Eal, LogLevel, Pool, PoolConfig};
+use devices::{Ports, Run};
+use memory::Bench;
+use options::{BenchOptions, Mode, Size};
+use probe::Timed;
+use report::{About, Line, Machine};
+use sites::Sites;
+use tester::Tester;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// How many bursts are timed between two looks at the clock of the run.
-const SLICE: u32 = 64;
+/// Mbufs of a worker in memory: more than it and its wire ever hold.
+const FRAMES: u32 = 4096;
 
 /// Whether the command line is testpmd's dialect: it has a `--`.
 pub fn is_bench(arguments: &[String]) -> bool {
@@ -41,85 +52,111 @@ pub fn run(arguments: Vec<String>) -> Result<(), Failure> {
     let program = arguments.first().cloned().unwrap_or_default();
     let ours = std::iter::once(program).chain(arguments.iter().skip(at + 1).cloned());
     let options = BenchOptions::try_parse_from(ours).unwrap_or_else(|error| error.exit());
+    let devices = options::devices(&arguments[..at])?;
+    options.check(devices.len())?;
     let engine = crypto::select(options.engine.as_deref())?;
     let eal = Eal::start(arguments[..at].to_vec(), LogLevel::Error)?;
     let hz = tsc_hz(&eal);
-    let machine = Machine::read(hz);
-    for sas in options.sas() {
-        let mut rig = Rig::new(&eal, &options, engine, sas, hz)?;
-        for size in &options.sizes {
-            let measured = measure(&mut rig, size, &options);
-            for mode in options.modes() {
-                let line = Line::new(mode, size, sas, engine.name(), &options, &measured, hz);
-                println!("{}", if options.json { line.json(&machine) } else { line.text() });
+    let bench = Setting { machine: Machine::read(hz, &eal.version()), eal, options: &options, engine, hz };
+    if devices.is_empty() {
+        bench.in_memory()
+    } else if options.rfc2544 {
+        bench.beside_a_tester(&devices)
+    } else {
+        bench.on_ports(&devices)
+    }
+}
+
+/// What all measurements of a run share.
+struct Setting<'o> {
+    eal: Eal,
+    options: &'o BenchOptions,
+    engine: &'static dyn Engine,
+    hz: u64,
+    machine: Machine,
+}
+
+impl Setting<'_> {
+    fn about<'a>(&'a self, mode: Mode, size: &'a Size, sas: u32, harness: &'a str) -> About<'a> {
+        let (options, machine, engine) = (self.options, &self.machine, self.engine.name());
+        About { options, machine, mode, size, sas, engine, harness }
+    }
+
+    fn print(&self, line: &Line) {
+        println!("{}", if self.options.json { line.json() } else { line.text() });
+    }
+
+    /// Every mode, size and number of SAs on the generator in memory.
+    fn in_memory(&self) -> Result<(), Failure> {
+        let options = self.options;
+        // The engine is timed by itself only where that is asked for.
+        let engine = if options.stages { Box::leak(Box::new(Timed(self.engine))) } else { self.engine };
+        let frames = FRAMES * u32::from(options.nb_cores);
+        let pool = Pool::new(&self.eal, "bench", &PoolConfig { frames, ..PoolConfig::default() })?;
+        for sas in options.sas.iter().copied() {
+            let mut sites = Sites::new(options, sas)?;
+            let sides = [sites.outbound.parts(), sites.inbound.parts()];
+            let bench = Bench { options, sides, pool: pool.clone(), engine, sas, hz: self.hz };
+            for (mode, size) in
+                options.forward_mode.iter().flat_map(|mode| options.sizes.iter().map(|it| (*mode, it)))
+            {
+                let huge = sites.outbound.in_huge_pages();
+                let beside = |crew: &lcores::Crew| match options.updates {
+                    0 => Ok(updates::tell(&sites.outbound, options, crew)),
+                    _ => updates::churn(&mut sites.outbound, options, sas, crew).map(Some),
+                };
+                let work = |index: usize, crew: &lcores::Crew| bench.work(mode, size, index, crew);
+                let workers = options.workers();
+                let (measured, updates) = lcores::run(&self.eal, workers, options.updates > 0, work, beside)?;
+                if measured.iter().any(|it| it.lost > 0) {
+                    sites.tell_drops();
+                }
+                self.print(&self.about(mode, size, sas, "memory").memory(&measured, updates, huge));
             }
         }
-        rig.finish()?;
+        Ok(())
     }
-    Ok(())
-}
 
-/// Cycles and packets of one measurement.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Measured {
-    /// Cycles per packet of the generator alone.
-    pub generator: f64,
-    /// Cycles per packet of the outbound worker, with its generator.
-    pub encap: f64,
-    /// Cycles per packet of the inbound worker.
-    pub decap: f64,
-    /// Inner octets per packet.
-    pub inner: f64,
-    /// Packets that were counted.
-    pub packets: u64,
-    /// Packets that did not come out at the far end.
-    pub lost: u64,
-}
-
-/// Runs one size for the options' duration; medians over slices.
-fn measure(rig: &mut Rig, size: &options::Size, options: &BenchOptions) -> Measured {
-    rig.set_size(size);
-    rig.warm_up();
-    let (mut generator, mut encap, mut decap) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut packets, mut lost) = (0u64, 0u64);
-    let until = Instant::now() + Duration::from_secs_f64(options.duration);
-    while Instant::now() < until {
-        let (mut sent, mut opened, mut cycles) = (0, 0, [0u64; 3]);
-        for _ in 0..SLICE {
-            let burst = rig.burst(tsc);
-            sent += burst.sent;
-            opened += burst.opened;
-            cycles.iter_mut().zip(burst.cycles).for_each(|(sum, part)| *sum += part);
-        }
-        generator.push(cycles[0] as f64 / sent.max(1) as f64);
-        encap.push(cycles[1] as f64 / sent.max(1) as f64);
-        decap.push(cycles[2] as f64 / opened.max(1) as f64);
-        packets += sent;
-        lost += sent - opened;
+    /// One mode on the ports that DPDK was given.
+    fn on_ports(&self, names: &[DeviceName]) -> Result<(), Failure> {
+        let (options, mode, sas) = (self.options, self.options.forward_mode[0], self.options.sas[0]);
+        let sites = Sites::new(options, sas)?;
+        let mut ports = Ports::open(&self.eal, names, options)?;
+        let run = Run::new(options, mode, &sites, (self.engine, self.hz), &mut ports, names.len())?;
+        let rates = devices::measure(&self.eal, &run)?;
+        drop(run);
+        sites.tell_drops();
+        self.print(&self.about(mode, &options.sizes[0], sas, &ports.harness()).ports(&rates));
+        ports.close();
+        Ok(())
     }
-    let inner = rig.inner_octets();
-    Measured {
-        generator: median(&mut generator),
-        encap: median(&mut encap),
-        decap: median(&mut decap),
-        inner,
-        packets,
-        lost,
+
+    /// The search for the rate without a loss, size by size.
+    fn beside_a_tester(&self, names: &[DeviceName]) -> Result<(), Failure> {
+        let (options, mode, sas) = (self.options, self.options.forward_mode[0], self.options.sas[0]);
+        let sites = Sites::new(options, sas)?;
+        let mut ports = Ports::open(&self.eal, names, options)?;
+        let run = Run::new(options, mode, &sites, (self.engine, self.hz), &mut ports, 2)?;
+        let ends = [ports.take(2, 0)?, ports.take(3, 0)?];
+        let harness = ports.harness();
+        let mut tester = Tester::new(mode, options.udp, self.hz, ends, ports.pool.clone());
+        let beside = |crew: &lcores::Crew| {
+            for size in &options.sizes {
+                let found = tester.search(size, options.duration);
+                self.print(&self.about(mode, size, sas, &harness).tester(&found));
+            }
+            crew.stop();
+            Ok(())
+        };
+        lcores::run(&self.eal, 1, true, |index, crew| run.work(index, crew), beside)?;
+        drop((run, tester));
+        sites.tell_drops();
+        ports.close();
+        Ok(())
     }
 }
 
 fn median(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-impl Mode {
-    /// Cycles per packet of the mode, generator subtracted.
-    fn cycles(self, measured: &Measured) -> f64 {
-        match self {
-            Mode::Encap => measured.encap - measured.generator,
-            Mode::Decap => measured.decap,
-            Mode::Loop => measured.encap - measured.generator + measured.decap,
-        }
-    }
 }

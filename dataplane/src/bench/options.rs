@@ -5,55 +5,207 @@ use std::str::FromStr;
 use clap::{Parser, ValueEnum};
 use penstock_tables::Cipher;
 
-/// Benchmark of Penstock's packet path. Everything before `--` is DPDK's.
-#[derive(Debug, Parser)]
-#[command(name = "penstock-dataplane EAL-OPTIONS --")]
+use super::Failure;
+use crate::dpdk::DeviceName;
+
+const EXAMPLES: &str = "\
+Ports are the devices that EAL's --vdev and -a name, in that order: port 0 is the private side, port 1 the public side. Without a \
+device, packets come from a generator in memory and end in a sink, and what the generator costs by itself is measured and \
+subtracted. A worker runs on each of the last --nb-cores lcores of EAL's -l or --lcores.
+
+Packets of a feed of your own: to MAC 02:00:00:00:00:01, from 10.0.0.2 to 16.0.0.1 (of tunnel n: 16.0.0.1 + 256 n).
+
+Examples:
+  penstock-dataplane -l 1 --no-pci --in-memory -- --sizes 64,512,1420,imix --json
+  penstock-dataplane -l 1 --no-pci --no-huge -m 256 -- --forward-mode loop --sas 10000 --cipher aes256gcm16
+  penstock-dataplane -l 1 --no-pci --in-memory --vdev net_pcap0,rx_pcap=plain.pcap,infinite_rx=1 --vdev net_null0,no-rx=1 \\
+      -- --forward-mode encap --duration 5 --stats-period 1
+  penstock-dataplane -l 0,1 --no-pci --in-memory --vdev net_memif0,role=server,id=0 --vdev net_memif1,role=server,id=1 \\
+      --vdev net_memif2,role=client,id=0 --vdev net_memif3,role=client,id=1 -- --forward-mode encap --rfc2544";
+
+/// Benchmark of Penstock's packet path in testpmd's dialect. Everything before `--` is DPDK's.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "penstock-dataplane EAL-OPTIONS --", version, after_help = EXAMPLES)]
 pub struct BenchOptions {
-    /// What is timed.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Mode::Encap, Mode::Decap])]
-    forward_mode: Vec<Mode>,
-    /// Tunnels with an SA in each direction; every packet is another one's. A list runs one after the other.
-    #[arg(long, visible_alias = "tunnels", value_delimiter = ',', default_values_t = [1u32])]
-    sas: Vec<u32>,
-    /// Octets of the inner IPv4 packets, or `imix` (7:4:1 of 64, 570, 1420).
-    #[arg(long, value_delimiter = ',', default_value = "64,512,1420")]
+    /// What is timed; a list runs one after the other.
+    #[arg(long, value_name = "MODE", value_enum, value_delimiter = ',', default_values_t = [Mode::Encap, Mode::Decap])]
+    pub forward_mode: Vec<Mode>,
+    /// Tunnels with an SA in each direction; every packet is the next one's. A list runs one after the other.
+    #[arg(long, value_name = "N", visible_alias = "tunnels", value_delimiter = ',', default_values_t = [1u32],
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub sas: Vec<u32>,
+    /// Octets of the inner IPv4 packets, or `imix` (7:4:1 of 64, 570, 1420). On ports the feed decides, and this is what the
+    /// report says.
+    #[arg(long, value_name = "OCTETS", value_delimiter = ',', default_value = "64,512,1420")]
     pub sizes: Vec<Size>,
     /// Packets a burst.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub burst: u16,
+    /// Workers, each on an lcore of its own with a queue pair of every port; they share all SAs.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub nb_cores: u16,
+    /// Receive queues of a port; as many as workers, or in `io` and `mac` more.
+    #[arg(long, value_name = "N")]
+    pub rxq: Option<u16>,
+    /// Transmit queues of a port; as many as receive queues.
+    #[arg(long, value_name = "N")]
+    pub txq: Option<u16>,
+    /// Mbufs of the pool; enough for all queues where none is given.
+    #[arg(long, value_name = "N")]
+    pub total_num_mbufs: Option<u32>,
+    /// Print rates to stderr every so many seconds; 0 never does.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
+    pub stats_period: f64,
     /// Crypto engine; the best for this CPU where none is given.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     pub engine: Option<String>,
     /// Cipher of the SAs.
-    #[arg(long, value_enum, default_value_t = CipherOption::Aes128gcm16)]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = CipherOption::Aes128gcm16)]
     pub cipher: CipherOption,
-    /// Extended sequence numbers.
+    /// Extended sequence numbers. Without them an SA ends after 2^32 packets.
     #[arg(long)]
     pub esn: bool,
-    /// Replay window, in packets.
-    #[arg(long, default_value_t = 1024)]
+    /// Replay window, in packets: a power of two.
+    #[arg(long, value_name = "PACKETS", default_value_t = 1024)]
     pub replay_window: u32,
     /// UDP encapsulation.
     #[arg(long)]
     pub udp: bool,
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     pub duration: f64,
+    /// Tell cycles by stage too: rx, classify, decap, route, encap, tx, and the engine by itself. The clock is read after each,
+    /// which the total shows. In memory only.
+    #[arg(long)]
+    pub stages: bool,
+    /// While packets run, add so many tunnels with SAs and routes, take them out again, and so on. In memory only; needs an
+    /// lcore that no worker runs on.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub updates: u32,
+    /// Search the rate at which nothing is lost, then tell latencies at 50 % and 90 % of it (RFC 2544). Needs four ports:
+    /// ports 2 and 3 are the tester's, wired to 0 and 1; and an lcore for the tester. `--duration` is that of a trial.
+    #[arg(long)]
+    pub rfc2544: bool,
     /// Write JSON, one object a measurement.
     #[arg(long)]
     pub json: bool,
 }
 
 impl BenchOptions {
-    /// What is timed.
-    pub fn modes(&self) -> Vec<Mode> {
-        self.forward_mode.clone()
+    /// Checks what clap cannot. `devices` is how many DPDK was given.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what to do.
+    pub fn check(&self, devices: usize) -> Result<(), Failure> {
+        let forwards = self.forward_mode.iter().all(|mode| !mode.seals());
+        let queues = self.queues();
+        if self.txq.is_some_and(|txq| txq != queues) {
+            return Err(format!("--rxq {queues} and --txq must be the same: workers own queue pairs").into());
+        }
+        if queues < self.nb_cores || (queues != self.nb_cores && !(forwards && devices > 0)) {
+            let least = self.nb_cores;
+            return Err(format!(
+                "--rxq {queues} does not suit --nb-cores {least}: every worker takes one queue pair of each \
+                                port, and only io and mac on ports can poll more"
+            )
+            .into());
+        }
+        if !self.replay_window.is_power_of_two() || !(64..=65536).contains(&self.replay_window) {
+            return Err(format!(
+                "--replay-window {} must be a power of two from 64 to 65536",
+                self.replay_window
+            )
+            .into());
+        }
+        if devices > 0 && (self.stages || self.updates > 0) {
+            return Err("--stages and --updates are for the generator in memory: give EAL no device".into());
+        }
+        if devices == 1 && !forwards {
+            return Err(
+                "encap, decap and loop need two ports, the private one first: give EAL a second --vdev or -a"
+                    .into(),
+            );
+        }
+        if devices > 1 && devices % 2 == 1 {
+            return Err(format!("ports come in pairs, and EAL was given {devices}").into());
+        }
+        if devices > 2 && !forwards && !self.rfc2544 {
+            return Err(format!("encap, decap and loop need two ports, and EAL was given {devices}").into());
+        }
+        if devices > 0 && (self.forward_mode.len() > 1 || self.sas.len() > 1) {
+            return Err("on ports, one --forward-mode and one --sas at a time".into());
+        }
+        if self.rfc2544 && self.nb_cores != 1 {
+            return Err("--rfc2544 has one flow and one tester: leave --nb-cores at 1".into());
+        }
+        if self.rfc2544 && self.sizes.iter().any(|size| size.pattern.iter().any(|octets| *octets < 36)) {
+            return Err("--rfc2544 writes a time into every packet: --sizes must be 36 or more".into());
+        }
+        if self.rfc2544 && devices != 4 {
+            return Err(format!(
+                "--rfc2544 needs four ports and EAL was given {devices}: private, public, and the two of the \
+                                tester that are wired to them (see the example in --help)"
+            )
+            .into());
+        }
+        if self.rfc2544 && self.forward_mode.contains(&Mode::Decap) {
+            return Err(
+                "--rfc2544 cannot offer decap what nobody sealed: take encap, or loop, which does both"
+                    .into(),
+            );
+        }
+        if self.rfc2544 && self.sas != [1] {
+            return Err(
+                "--rfc2544 tells packets apart by the sequence numbers of one SA: leave --sas out".into()
+            );
+        }
+        if self.duration <= 0.0 {
+            return Err("--duration must be more than 0 seconds".into());
+        }
+        Ok(())
     }
 
-    /// How many SAs, one after the other.
-    pub fn sas(&self) -> Vec<u32> {
-        self.sas.clone()
+    /// Queue pairs of a port.
+    pub fn queues(&self) -> u16 {
+        self.rxq.or(self.txq).unwrap_or(self.nb_cores)
     }
+
+    /// Workers.
+    pub fn workers(&self) -> usize {
+        usize::from(self.nb_cores)
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds, from 0 to 86400".into()),
+    }
+}
+
+/// The devices that EAL's arguments name, in their order.
+///
+/// # Errors
+/// [`crate::dpdk::Error::Name`] where one is no device's name.
+pub fn devices(eal: &[String]) -> Result<Vec<DeviceName>, Failure> {
+    let mut names = Vec::new();
+    let mut arguments = eal.iter();
+    while let Some(argument) = arguments.next() {
+        let text = match argument.as_str() {
+            "--vdev" | "-a" | "--allow" => arguments.next().map(String::as_str),
+            other => {
+                ["--vdev=", "--allow="].iter().find_map(|option| other.strip_prefix(option)).or_else(|| {
+                    other
+                        .strip_prefix("-a")
+                        .filter(|rest| rest.starts_with(|first: char| first.is_ascii_hexdigit()))
+                })
+            }
+        };
+        if let Some(text) = text {
+            names.push(text.parse::<DeviceName>()?);
+        }
+    }
+    Ok(names)
 }
 
 /// What is timed.
@@ -63,8 +215,12 @@ pub enum Mode {
     Encap,
     /// ESP in, plaintext out.
     Decap,
-    /// Both, one after the other.
+    /// Both, one after the other in one worker: plaintext in and out.
     Loop,
+    /// Frames from one port of a pair to the other, untouched.
+    Io,
+    /// As io, with new MAC addresses.
+    Mac,
 }
 
 impl Mode {
@@ -74,7 +230,14 @@ impl Mode {
             Mode::Encap => "encap",
             Mode::Decap => "decap",
             Mode::Loop => "loop",
+            Mode::Io => "io",
+            Mode::Mac => "mac",
         }
+    }
+
+    /// Whether there is ESP in it.
+    pub fn seals(self) -> bool {
+        matches!(self, Mode::Encap | Mode::Decap | Mode::Loop)
     }
 }
 
@@ -118,6 +281,13 @@ pub struct Size {
     pub pattern: Vec<usize>,
 }
 
+impl Size {
+    /// Inner octets of a packet on average.
+    pub fn mean(&self) -> f64 {
+        self.pattern.iter().sum::<usize>() as f64 / self.pattern.len() as f64
+    }
+}
+
 impl FromStr for Size {
     type Err = String;
 
@@ -139,11 +309,65 @@ impl FromStr for Size {
 mod tests {
     use super::*;
 
+    fn parse(line: &str) -> Result<BenchOptions, String> {
+        let words = std::iter::once("x").chain(line.split_whitespace());
+        BenchOptions::try_parse_from(words).map_err(|error| error.to_string())
+    }
+
+    fn refused(line: &str, devices: usize) -> String {
+        parse(line).unwrap().check(devices).unwrap_err().to_string()
+    }
+
     #[test]
     fn imix_is_seven_four_one() {
         let size: Size = "imix".parse().unwrap();
         let count = |octets| size.pattern.iter().filter(|size| **size == octets).count();
         assert_eq!((count(64), count(570), count(1420)), (7, 4, 1));
         assert!("27".parse::<Size>().is_err() && "x".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn lists_run_one_after_the_other() {
+        let options = parse("--forward-mode=encap,loop --tunnels 1,10 --sizes 64,imix --nb-cores 2").unwrap();
+        assert_eq!(options.forward_mode, [Mode::Encap, Mode::Loop]);
+        assert_eq!((&options.sas[..], options.queues(), options.workers()), (&[1, 10][..], 2, 2));
+        assert_eq!(options.sizes.iter().map(|size| size.word.as_str()).collect::<Vec<_>>(), ["64", "imix"]);
+        options.check(0).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_with_what_can() {
+        for line in
+            ["--forward-mode=bridge", "--sas 0", "--burst 65", "--sizes 20", "--duration x", "--duration -1"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert!(refused("--rxq 2 --txq 1 --nb-cores 2", 0).contains("must be the same"));
+        assert!(refused("--rxq 2", 2).contains("only io and mac"));
+        parse("--rxq 2 --forward-mode io").unwrap().check(2).unwrap();
+        assert!(refused("--nb-cores 2 --rxq 1", 2).contains("--nb-cores 2"));
+        assert!(refused("--replay-window 100", 0).contains("power of two"));
+        assert!(refused("--stages", 2).contains("no device"));
+        assert!(refused("--updates 9", 2).contains("no device"));
+        assert!(refused("--forward-mode encap", 1).contains("need two ports"));
+        assert!(refused("--forward-mode encap --rfc2544", 2).contains("four ports"));
+        assert!(refused("--forward-mode decap --rfc2544", 4).contains("loop"));
+        assert!(refused("--forward-mode loop --rfc2544 --sas 2", 4).contains("--sas"));
+        assert!(refused("--forward-mode io", 3).contains("in pairs"));
+        assert!(refused("--forward-mode encap", 4).contains("need two ports"));
+        assert!(refused("", 2).contains("one --forward-mode"));
+        assert!(refused("--forward-mode loop --rfc2544 --sizes 30", 4).contains("36"));
+        assert!(refused("--forward-mode loop --rfc2544 --nb-cores 2", 4).contains("--nb-cores at 1"));
+        assert!(refused("--duration 0", 0).contains("more than 0"));
+    }
+
+    #[test]
+    fn devices_are_those_of_eal_in_order() {
+        let eal = "p -l 1 --vdev net_null0,size=64 -a 3b:00.0 --vdev=net_ring1 --allow 0000:3b:00.1 -a3b:00.2 --no-pci";
+        let eal: Vec<String> = eal.split_whitespace().map(str::to_owned).collect();
+        let names: Vec<_> = devices(&eal).unwrap().iter().map(|name| name.as_str().to_owned()).collect();
+        let expected = ["net_null0,size=64", "0000:3b:00.0", "net_ring1", "0000:3b:00.1", "0000:3b:00.2"];
+        assert_eq!(names, expected);
+        assert!(devices(&["--vdev".into(), "1 2".into()]).is_err());
     }
 }

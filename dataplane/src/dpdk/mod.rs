@@ -8,6 +8,7 @@ pub mod clock;
 mod device;
 mod eal;
 mod error;
+pub mod huge;
 mod mbuf;
 mod name;
 mod pool;

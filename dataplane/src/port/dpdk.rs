@@ -22,6 +22,12 @@ impl DpdkPort {
         self.rx.rx_multisegment()
     }
 
+    /// As [`Port::receive`], and at most `most`.
+    #[inline]
+    pub fn receive_at_most(&mut self, burst: &mut Burst<Mbuf>, most: usize) -> usize {
+        self.rx.receive_at_most(burst, most)
+    }
+
     /// The pool that [`Port::allocate`] takes from.
     pub fn pool(&self) -> &Pool {
         &self.pool
