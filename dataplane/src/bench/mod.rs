@@ -100,7 +100,11 @@ impl Setting<'_> {
             for (mode, size) in
                 options.forward_mode.iter().flat_map(|mode| options.sizes.iter().map(|it| (*mode, it)))
             {
-                let huge = sites.outbound.in_huge_pages();
+                let huge = match mode {
+                    Mode::Decap => sites.inbound.in_huge_pages(),
+                    Mode::Loop => sites.outbound.in_huge_pages() && sites.inbound.in_huge_pages(),
+                    _ => sites.outbound.in_huge_pages(),
+                };
                 let beside = |crew: &lcores::Crew| match options.updates {
                     0 => Ok(updates::tell(&sites.outbound, options, crew)),
                     _ => updates::churn(&mut sites.outbound, options, sas, crew).map(Some),
