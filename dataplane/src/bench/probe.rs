@@ -81,8 +81,12 @@ impl Engine for Timed {
         IN_ENGINE.set(IN_ENGINE.get() + (tsc() - start));
     }
 
-    fn prefetch(&self, key: &KeyBlock) {
-        self.0.prefetch(key);
+    fn prefetch(&self, key: &KeyBlock, text_len: usize) {
+        self.0.prefetch(key, text_len);
+    }
+
+    fn wipe(&self) {
+        self.0.wipe();
     }
 }
 
