@@ -47,6 +47,11 @@ class Lab:
             arguments += ["--vdev", vdev]
         return prefix, arguments
 
+    def knows(self, option):
+        """Whether penstock-dataplane has an option."""
+        told = subprocess.run([self.binary, "--", "--help"], capture_output=True, text=True, timeout=30, check=False)
+        return option in told.stdout
+
     def attempt(self, measure):
         """Rows of one measurement; none where it fails, which is kept: the others go on."""
         try:

@@ -78,17 +78,24 @@ def sas(rows):
 
 
 def workers(rows):
-    cells = []
-    for mode in ("encap", "decap"):
-        for size in sizes_of(rows):
-            def mpps(**wanted):
-                return value(rows, "mpps", mode=mode, inner_bytes=size, **wanted)
-            one, apart = mpps(workers=1), mpps(processes=2)
-            for tunnels in (1, 2):
-                two = mpps(workers=2, sas=tunnels, processes=None)
-                cells.append([mode, size, tunnels, one, two, apart, ratio(two, one), ratio(two, apart)])
-    note = "Mpps. Two workers share all SAs; the two processes know nothing of each other, so they are what the machine can do.\n\n"
-    return note + table(["mode", "inner octets", "tunnels", "1 worker", "2 workers", "2 processes", "2 workers / 1", "2 workers / 2 processes"], cells)
+    def of(mode, size, harness, tunnels):
+        def mpps(**wanted):
+            return value(rows, "mpps", mode=mode, inner_bytes=size, harness=harness, **wanted)
+        one, apart = mpps(workers=1), mpps(processes=2)
+        two = [mpps(workers=2, sas=number, processes=None) for number in tunnels]
+        return [[mode, size, number, one, both, apart, ratio(both, one), ratio(both, apart)] for number, both in zip(tunnels, two)]
+
+    text = ""
+    head = ["mode", "inner octets", "tunnels", "1 worker", "2 workers", "2 processes", "2 workers / 1", "2 workers / 2 processes"]
+    for harness in dict.fromkeys(row["harness"] for row in rows):
+        tunnels = (1, 2) if harness == "memory" else (1,)
+        cells = [cell for mode in ("encap", "decap") for size in sizes_of(rows) for cell in of(mode, size, harness, tunnels)]
+        if harness == "memory":
+            text += "Mpps. Two workers share all SAs, each with a generator; the two processes know nothing of each other: what the machine can do.\n\n"
+        else:
+            text += "Mpps, spread in software: one worker receives everything, all work on it, in order. The generator is in it.\n\n"
+        text += table(head, cells) + "\n"
+    return text
 
 
 def peers(rows):

@@ -77,9 +77,19 @@ def workers(lab, plan):
         rows += lab.penstock(options)
         for tunnels in (1, 2):
             rows += lab.penstock(options + ["--nb-cores", "2", "--sas", str(tunnels)], cpus=both)
-        processes = [lab.start_penstock(options, cpus=cpu) for cpu in (lab.other, lab.worker)]
-        rows += together([lab.lines(process) for process in processes])
+        rows += apart(lab, options)
+        if lab.knows("--spread"):
+            spread = options + ["--spread"]
+            rows += lab.attempt(lambda: lab.penstock(spread))
+            rows += lab.attempt(lambda: lab.penstock(spread + ["--nb-cores", "2"], cpus=both))
+            rows += lab.attempt(lambda: apart(lab, spread))
     return tagged("workers", rows)
+
+
+def apart(lab, options):
+    """Two processes at the same time, one on each CPU."""
+    processes = [lab.start_penstock(options, cpus=cpu) for cpu in (lab.other, lab.worker)]
+    return together([lab.lines(process) for process in processes])
 
 
 def together(sides):
@@ -89,7 +99,8 @@ def together(sides):
         row = dict(same[0], processes=len(same), workers=len(same))
         row["tsc_cycles"] = round(statistics.mean(it["tsc_cycles"] for it in same), 1)
         for key in ("mpps", "gbit_s_inner", "packets", "lost"):
-            row[key] = round(sum(it[key] for it in same), 3)
+            if key in row:
+                row[key] = round(sum(it[key] for it in same), 3)
         rows.append(row)
     return rows
 

@@ -69,6 +69,8 @@ class Reporting(unittest.TestCase):
         rows += [row("stages", stages=dict.fromkeys(report.STAGES, 1.0))]
         rows += [row("sas", sas=count, tsc_cycles=100.0 * count) for count in (1, 10)]
         rows += [row("workers"), row("workers", workers=2, mpps=50.0), row("workers", workers=2, processes=2, mpps=52.0)]
+        one = {"harness": "memory, one receiver"}
+        rows += [row("workers", mpps=10.0, **one), row("workers", workers=2, mpps=19.0, **one), row("workers", workers=2, processes=2, mpps=20.0, **one)]
         rows += [row("peers"), row("peers", peer="ipsec-secgw", tsc_cycles=200.0), row("peers", peer="ipsec-secgw", mode="bypass")]
         rows += [row("forwarding", mode="io"), row("forwarding", mode="io", peer="testpmd", mpps=25.0)]
         rows += [row("no_drop", partial_drop_mpps=1.0, flat_out_mpps=2.0, latency_us_50={"p50": 3.25, "lost": 0})]
@@ -79,7 +81,7 @@ class Reporting(unittest.TestCase):
         text = report.markdown(self.rows(), {}, "header", "plot.svg")
         for title in report.TITLES.values():
             self.assertIn(f"## {title}\n", text)
-        for cell in ("| 1000.0 (10.0) |", "| 100.0 | 200.0 | 0.5 |", "| 26.0 | 25.0 | 1.04 |", "| 50.0 | 52.0 | 1.92 | 0.96 |", "3.25 / None"):
+        for cell in ("| 1000.0 (10.0) |", "| 100.0 | 200.0 | 0.5 |", "| 26.0 | 25.0 | 1.04 |", "| 50.0 | 52.0 | 1.92 | 0.96 |", "| 19.0 | 20.0 | 1.9 | 0.95 |", "3.25 / None"):
             self.assertIn(cell, text)
         self.assertNotIn("Failed", text)
 

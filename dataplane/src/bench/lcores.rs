@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use super::Failure;
 use crate::dpdk::Eal;
@@ -11,6 +12,7 @@ use crate::dpdk::Eal;
 pub struct Crew {
     workers: usize,
     arrived: AtomicUsize,
+    pinned: AtomicUsize,
     stop: AtomicBool,
 }
 
@@ -69,7 +71,12 @@ pub fn run<T: Send, B>(
     }
     // The main lcore comes first and works only where all do.
     let own = &cpus[cpus.len() - workers..];
-    let crew = Crew { workers, arrived: AtomicUsize::new(0), stop: AtomicBool::new(false) };
+    let crew = Crew {
+        workers,
+        arrived: AtomicUsize::new(0),
+        pinned: AtomicUsize::new(0),
+        stop: AtomicBool::new(false),
+    };
     thread::scope(|scope| {
         let (work, crew) = (&work, &crew);
         let threads: Vec<_> = own
@@ -79,7 +86,10 @@ pub fn run<T: Send, B>(
                 scope.spawn(move || {
                     // Nobody waits for a worker that failed.
                     let over = StopAtEnd(crew, Cell::new(true));
-                    let result = on_cpu(eal, *cpu, || work(index, crew));
+                    let result = on_cpu(eal, *cpu, || {
+                        crew.pinned.fetch_add(1, Ordering::Release);
+                        work(index, crew)
+                    });
                     over.1.set(result.is_err());
                     result
                 })
@@ -88,6 +98,10 @@ pub fn run<T: Send, B>(
         let result = {
             // Also where it panics: workers would wait for ever.
             let over = StopAtEnd(crew, Cell::new(true));
+            // A thread begins on our CPU: with real-time priority it would never leave it once we are busy.
+            while crew.pinned.load(Ordering::Acquire) < workers && !crew.stopped() {
+                thread::sleep(Duration::from_millis(1));
+            }
             let result = beside(crew);
             over.1.set(result.is_err());
             result
