@@ -54,7 +54,7 @@ impl Setup {
         let (worker, other) = if number == 1 { (1, 0) } else { (0, 1) };
         format!(
             "name: {prefix}-{site}\n\
-             lab: true\n\
+             lab: {lab}\n\
              state_directory: {folder}/state-{site}\n\
              memory: {memory}\n\
              dataplane: {{cores: [{worker}], control_core: {other}, idle: adaptive}}\n\
@@ -66,6 +66,8 @@ impl Setup {
              tunnels:\n{tunnels}",
             lan = mac(self.site, "lan"),
             wan = mac(self.site, "wan"),
+            // Keys that are negotiated need no laboratory.
+            lab = self.tunnels.contains("lab_keys:") || self.more.contains("save_keys:"),
             memory = self.memory,
             more = self.more,
             tunnels = self.tunnels,
@@ -176,6 +178,12 @@ impl Gateway {
     pub fn json(&self, arguments: &[&str]) -> Value {
         let said = succeed(self.command(arguments).arg("--json"));
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {said}"))
+    }
+
+    /// Replaces the configuration and has the running gateway read it.
+    pub fn apply(&self, lab: &Lab, setup: &Setup) {
+        fs::write(&self.config, setup.yaml(lab)).expect("the lab's folder is ours");
+        self.run(&["apply"]);
     }
 
     /// The site that it stands at.

@@ -116,6 +116,11 @@ impl Lab {
         self.topology(&["plug", &self.prefix, site.letter()]);
     }
 
+    /// Gives the NAT of `scripts/lab/nat` that outer address, and has it forget its mappings.
+    pub fn move_nat(&self, address: &str) {
+        succeed(Command::new(script("lab/nat")).args(["move", &self.prefix, address]));
+    }
+
     /// A folder that goes with the lab.
     pub fn folder(&self) -> &Path {
         self.files.path()
@@ -146,7 +151,7 @@ pub fn ping(namespace: &str, to: &str, count: u32) -> u32 {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for which in ["ha", "ga", "wire", "gb", "hb"] {
+        for which in ["ha", "ga", "wire", "nat", "gb", "hb"] {
             let name = self.namespace(which);
             if Path::new("/run/netns").join(&name).exists() {
                 // The namespaces are ours alone, so what runs in them is ours too.

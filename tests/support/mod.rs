@@ -4,6 +4,7 @@
 //! The tests in the lab need root, TAP devices and some minutes: they are marked `ignore`, and `scripts/test` runs them.
 
 pub mod capture;
+pub mod charon;
 pub mod command;
 pub mod counters;
 pub mod decrypt;
@@ -14,6 +15,9 @@ pub mod fuzzing;
 pub mod gateway;
 pub mod iperf;
 pub mod lab;
+pub mod libreswan;
 pub mod memory;
+pub mod negotiated;
 pub mod packets;
 pub mod peer;
+pub mod pki;

@@ -1,4 +1,5 @@
-//! The Linux kernel's own ESP in the place of gateway B (`scripts/lab/linux-peer`), ended when it is dropped.
+//! The Linux kernel's own ESP in the place of gateway B (`scripts/lab/linux-peer`), with fixed keys or for an IKE daemon inside.
+//! It ends when it is dropped.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,13 +12,14 @@ use super::lab::Lab;
 pub struct LinuxPeer {
     folder: PathBuf,
     namespace: String,
+    nat: bool,
 }
 
 impl LinuxPeer {
     /// Boots it on the lab's wire. `inbound` is how it expects packets, `outbound` how it seals them.
     pub fn start(lab: &Lab, inbound: &Sealing, outbound: &Sealing) -> LinuxPeer {
         assert_eq!((inbound.udp, inbound.esn), (outbound.udp, outbound.esn));
-        let peer = LinuxPeer { folder: lab.file("linux-peer"), namespace: lab.wire() };
+        let peer = LinuxPeer { folder: lab.file("linux-peer"), namespace: lab.wire(), nat: false };
         let mode = match (inbound.udp, inbound.esn) {
             (true, false) => "udp",
             (false, true) => "esn",
@@ -32,9 +34,33 @@ impl LinuxPeer {
         peer
     }
 
+    /// Boots it on the lab's wire without keys, or behind a NAT that has its address there; with libreswan where that is asked for.
+    pub fn boot(lab: &Lab, nat: bool, libreswan: bool) -> LinuxPeer {
+        let namespace = if nat { lab.namespace("nat") } else { lab.wire() };
+        if nat {
+            succeed(Command::new(script("lab/nat")).args(["up", lab.prefix()]));
+        }
+        let peer = LinuxPeer { folder: lab.file("linux-peer"), namespace, nat };
+        let mut build = peer.script("build");
+        if libreswan {
+            build.env("LIBRESWAN", "1");
+        }
+        succeed(&mut build);
+        succeed(peer.script("start").args([&peer.namespace, "ike"]));
+        peer
+    }
+
+    /// The folder that it sees as /shared.
+    pub fn shared(&self) -> PathBuf {
+        self.folder.join("shared")
+    }
+
     fn script(&self, command: &str) -> Command {
         let mut script = Command::new(script("lab/linux-peer"));
         script.arg(command).arg(&self.folder);
+        if self.nat {
+            script.envs([("GUEST", "198.51.100.2"), ("HOST", "198.51.100.254"), ("VIA", "198.51.100.254")]);
+        }
         script
     }
 

@@ -1,11 +1,10 @@
-//! IKEv2 with strongSwan (RFC 7296): the protocol machine over real UDP sockets in a namespace of its own, charon in another
+//! IKEv2's protocol machine alone with strongSwan (RFC 7296): over real UDP sockets in a namespace of its own, charon in another
 //! one, both roles, in a matrix of authentication, key exchange and cipher; ESP in both directions with the keys that came of
 //! it; rekeys, probes and deletes from either side.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock, SystemTime};
@@ -17,7 +16,8 @@ use penstock_ike::auth::{Identity, IdentityPattern, LocalCertificate, SharedKey,
 use penstock_ike::crypto::{EspCipher, EspProposal, IkeProposal, Suite};
 use penstock_ike::message::TrafficSelector;
 use penstock_ike::*;
-use penstock_suite::command::{self, inside, script, succeed};
+use penstock_suite::charon::{Auth, Charon, Offer, SECRET};
+use penstock_suite::command::{script, succeed};
 use penstock_suite::lab::{Lab, Site};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -243,103 +243,25 @@ fn open(sa: &ChildSa, packet: &[u8]) -> Option<Vec<u8>> {
     crypt(sa.esp.cipher, &sa.key_in.key, &nonce, head, sealed, false)
 }
 
-/// charon in gateway B's namespace.
-struct Peer {
-    folder: PathBuf,
-    namespace: String,
+/// The machine in gateway A's namespace, charon in gateway B's.
+fn ends(lab: &Lab) -> (Charon, Driver) {
+    succeed(Command::new(script("lab/topology")).args(["kernel", lab.prefix(), "a"]));
+    (Charon::beside(lab), Driver::new(lab))
 }
 
-impl Peer {
-    fn start(lab: &Lab) -> Peer {
-        let (ga, gb) = (lab.gateway(Site::A), lab.gateway(Site::B));
-        succeed(
-            Command::new("ip")
-                .args(["link", "add", "wan", "netns", &ga, "type", "veth", "peer", "wan", "netns", &gb]),
-        );
-        for (ns, outer, inner) in [(&ga, "192.0.2.1/24", "10.1.0.1/24"), (&gb, "192.0.2.2/24", "10.2.0.1/24")]
-        {
-            succeed(inside(ns, "ip").args(["addr", "add", outer, "dev", "wan"]));
-            succeed(inside(ns, "ip").args(["addr", "add", inner, "dev", "lo"]));
-            succeed(inside(ns, "ip").args(["link", "set", "wan", "up"]));
-        }
-        let peer = Peer { folder: lab.file("strongswan"), namespace: gb };
-        succeed(&mut peer.script("pki"));
-        succeed(&mut peer.script("start"));
-        peer
-    }
-
-    fn script(&self, command: &str) -> Command {
-        let mut c = Command::new(script("lab/strongswan"));
-        c.arg(command).arg(&self.folder).arg(&self.namespace);
-        c
-    }
-
-    fn pki(&self, name: &str) -> Vec<u8> {
-        fs::read(self.folder.join("pki").join(name)).expect("made by the script")
-    }
-
-    fn configure(&self, auth: &str, ike: &str, esp: &str) {
-        let swanctl = self.folder.join("swanctl");
-        let (local, remote) = match auth {
-            "psk" => ("auth = psk".to_string(), "auth = psk".to_string()),
-            kind => {
-                for (folder, from, to) in [
-                    ("x509ca", "ca.pem", "ca.pem"),
-                    ("x509", &format!("b-{kind}.pem"), "b.pem"),
-                    ("private", &format!("b-{kind}.key"), "b.key"),
-                ] {
-                    fs::copy(self.folder.join("pki").join(from), swanctl.join(folder).join(to))
-                        .expect("copied");
-                }
-                ("auth = pubkey\n certs = b.pem".to_string(), "auth = pubkey\n cacerts = ca.pem".to_string())
-            }
-        };
-        let text = format!(
-            "connections {{ site {{\n version = 2\n local_addrs = 192.0.2.2\n remote_addrs = 192.0.2.1\n proposals = {ike}\n mobike = no\n dpd_delay = 10s\n
-local {{ {local}\n id = gw-b.example\n }}\n remote {{ {remote}\n id = gw-a.example\n }}
-children {{ net {{ local_ts = 10.2.0.0/24\n remote_ts = 10.1.0.0/24\n esp_proposals = {esp}\n rekey_time = 0\n start_action = none }} }} }} }}
-secrets {{ ike-1 {{ secret = \"0123456789abcdef0123456789abcdef\" }} }}\n"
-        );
-        fs::write(swanctl.join("swanctl.conf"), text).expect("written");
-        succeed(&mut self.script("load"));
-    }
-
-    fn sw(&self, arguments: &[&str]) -> std::process::Child {
-        self.script("sw")
-            .args(arguments)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("swanctl")
-    }
-
-    fn list(&self) -> String {
-        succeed(self.script("sw").arg("--list-sas"))
-    }
-
-    fn log(&self) -> String {
-        let text = fs::read_to_string(self.folder.join("charon.log")).unwrap_or_default();
-        text.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        command::output(&mut self.script("stop"));
-    }
-}
-
-fn site(peer: &Peer, auth: &str, ike: &str, esp: &str) -> Connection {
+fn site(peer: &Charon, auth: Auth, ike: &str, esp: &str) -> Connection {
     let net = |t: &str| vec![TrafficSelector::network(t.parse().expect("an address"), 24)];
     let id = |t: &str| t.parse::<Identity>().expect("an identity");
-    let secret = SharedKey::new(*b"0123456789abcdef0123456789abcdef");
+    let secret = SharedKey::new(SECRET);
+    let file = |name: &str| fs::read(peer.pki().join(name)).expect("made by the script");
     let (local_auth, remote_auth) = match auth {
-        "psk" => (LocalAuth::Psk(secret.clone()), RemoteAuth::Psk(secret)),
+        Auth::Psk => (LocalAuth::Psk(secret.clone()), RemoteAuth::Psk(secret)),
         kind => {
-            let (chain, key) = (peer.pki(&format!("a-{kind}.pem")), peer.pki(&format!("a-{kind}.key")));
+            let (chain, key) =
+                (file(&format!("a-{}.pem", kind.word())), file(&format!("a-{}.key", kind.word())));
             let own = LocalCertificate::new(&chain, &key).expect("a certificate and its key");
             let own = if ike.contains("prfsha384") { own.with_pss() } else { own };
-            let store = TrustStore::new(&[&peer.pki("ca.pem")], &[]).expect("a CA");
+            let store = TrustStore::new(&[&file("ca.pem")], &[]).expect("a CA");
             (LocalAuth::Certificate(Box::new(own)), RemoteAuth::Certificate(Arc::new(store)))
         }
     };
@@ -370,13 +292,13 @@ fn site(peer: &Peer, auth: &str, ike: &str, esp: &str) -> Connection {
 }
 
 /// Establishes in one role, pings, and closes from one side.
-fn establish(driver: &mut Driver, peer: &Peer, initiate: bool, what: &str) {
+fn establish(driver: &mut Driver, peer: &Charon, initiate: bool, what: &str) {
     driver.events.clear();
     let mut swanctl = None;
     if initiate {
         assert!(driver.act(|e, now, spis, out| e.initiate(now, "site", None, spis, out)));
     } else {
-        swanctl = Some(peer.sw(&["--initiate", "--child", "net", "--timeout", "10"]));
+        swanctl = Some(peer.spawn("--initiate --child net --timeout 10"));
     }
     let up = driver.until(10, |d| d.is_up());
     assert!(
@@ -392,12 +314,12 @@ fn establish(driver: &mut Driver, peer: &Peer, initiate: bool, what: &str) {
     assert!(driver.ping(), "{what}: no answer to a ping\n{}\n{}", driver.events.join("\n"), peer.log());
 }
 
-fn close(driver: &mut Driver, peer: &Peer, from_here: bool, what: &str) {
+fn close(driver: &mut Driver, peer: &Charon, from_here: bool, what: &str) {
     let mut swanctl = None;
     if from_here {
         driver.act(|e, now, spis, out| e.delete(now, "site", spis, out));
     } else {
-        swanctl = Some(peer.sw(&["--terminate", "--ike", "site", "--timeout", "10"]));
+        swanctl = Some(peer.spawn("--terminate --ike site --timeout 10"));
     }
     let gone = driver.until(10, |d| d.counts() == (0, 0));
     assert!(gone, "{what}: does not end: {}\n{}", driver.events.join("\n"), peer.log());
@@ -411,17 +333,17 @@ fn close(driver: &mut Driver, peer: &Peer, from_here: bool, what: &str) {
 #[ignore = "needs root, namespaces and strongSwan: scripts/test runs it"]
 fn the_matrix_of_authentication_key_exchange_and_cipher() {
     let lab = Lab::make();
-    let (peer, mut driver) = (Peer::start(&lab), Driver::new(&lab));
+    let (peer, mut driver) = ends(&lab);
     let mut role = true;
-    for auth in ["psk", "ecdsa", "rsa"] {
+    for auth in Auth::ALL {
         for (ike, group) in [
             ("aes256gcm16-prfsha384", "modp2048"),
             ("aes128-sha256", "ecp256"),
             ("aes128gcm16-prfsha256", "x25519"),
         ] {
             for esp in ["aes128gcm16", "aes256gcm16", "chacha20poly1305"] {
-                let what = format!("{auth} {ike}-{group} {esp}");
-                peer.configure(auth, &format!("{ike}-{group}"), esp);
+                let what = format!("{auth:?} {ike}-{group} {esp}");
+                peer.configure(&Offer::new(auth, format!("{ike}-{group}"), esp));
                 driver.configure(site(&peer, auth, &format!("{ike}-{group}"), esp));
                 for initiate in [true, false] {
                     establish(&mut driver, &peer, initiate, &format!("{what}, initiator {initiate}"));
@@ -437,16 +359,16 @@ fn the_matrix_of_authentication_key_exchange_and_cipher() {
 #[ignore = "needs root, namespaces and strongSwan: scripts/test runs it"]
 fn rekeys_probes_and_deletes_from_either_side() {
     let lab = Lab::make();
-    let (peer, mut driver) = (Peer::start(&lab), Driver::new(&lab));
+    let (peer, mut driver) = ends(&lab);
     let (ike, esp) = ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp256");
-    peer.configure("ecdsa", ike, esp);
-    driver.configure(site(&peer, "ecdsa", ike, esp));
+    peer.configure(&Offer::new(Auth::Ecdsa, ike, esp));
+    driver.configure(site(&peer, Auth::Ecdsa, ike, esp));
     establish(&mut driver, &peer, true, "first");
     for round in 0..2 {
         let before = driver.current.expect("an SA");
         match round {
             0 => driver.act(|e, now, spis, out| e.rekey_child(now, before, spis, out)),
-            _ => drop(peer.sw(&["--rekey", "--child", "net"]).wait()),
+            _ => drop(peer.spawn("--rekey --child net").wait()),
         }
         let rekeyed = driver.until(10, |d| d.counts() == (1, 1) && d.current != Some(before) && d.ping());
         assert!(rekeyed, "child, round {round}: {}\n{}", driver.events.join("\n"), peer.log());
@@ -454,7 +376,7 @@ fn rekeys_probes_and_deletes_from_either_side() {
         let old = spis(&driver);
         match round {
             0 => driver.act(|e, now, spis, out| e.rekey_ike(now, "site", spis, out)),
-            _ => drop(peer.sw(&["--rekey", "--ike", "site"])),
+            _ => drop(peer.spawn("--rekey --ike site")),
         }
         let rekeyed = driver.until(10, |d| d.counts() == (1, 1) && spis(d) != old && d.ping());
         assert!(rekeyed, "IKE, round {round}: {}\n{}", driver.events.join("\n"), peer.log());
@@ -470,7 +392,7 @@ fn rekeys_probes_and_deletes_from_either_side() {
 #[ignore = "needs root, namespaces and strongSwan: scripts/test runs it"]
 fn what_azure_and_aws_publish() {
     let lab = Lab::make();
-    let (peer, mut driver) = (Peer::start(&lab), Driver::new(&lab));
+    let (peer, mut driver) = ends(&lab);
     // (our suite, their IKE, their ESP): parameters that the two publish for their gateways.
     let sides = [
         ("azure", "aes256-sha256-modp2048", "aes256gcm16"),
@@ -480,8 +402,8 @@ fn what_azure_and_aws_publish() {
     ];
     for (name, ike, esp) in sides {
         let suite = Suite::named(name).expect("a suite");
-        peer.configure("psk", ike, esp);
-        let mut c = site(&peer, "psk", "aes256gcm16-prfsha384-ecp384", "aes256gcm16");
+        peer.configure(&Offer::new(Auth::Psk, ike, esp));
+        let mut c = site(&peer, Auth::Psk, "aes256gcm16-prfsha384-ecp384", "aes256gcm16");
         c.ike = suite.ike;
         Arc::make_mut(&mut c.children[0]).esp = suite.esp;
         driver.configure(c);
@@ -500,18 +422,18 @@ fn what_azure_and_aws_publish() {
 #[ignore = "needs root, namespaces and strongSwan: scripts/test runs it"]
 fn differences_are_explained_on_our_side() {
     let lab = Lab::make();
-    let (peer, mut driver) = (Peer::start(&lab), Driver::new(&lab));
+    let (peer, mut driver) = ends(&lab);
     let (ike, esp) = ("aes256gcm16-prfsha384-ecp384", "aes256gcm16");
     let mut expect = |theirs: (&str, &str), change: &dyn Fn(&mut Connection), initiate: bool, code: &str| {
-        peer.configure("psk", theirs.0, theirs.1);
-        let mut c = site(&peer, "psk", ike, esp);
+        peer.configure(&Offer::new(Auth::Psk, theirs.0, theirs.1));
+        let mut c = site(&peer, Auth::Psk, ike, esp);
         change(&mut c);
         driver.configure(c);
         let swanctl = if initiate {
             driver.act(|e, now, spis, out| e.initiate(now, "site", None, spis, out));
             None
         } else {
-            Some(peer.sw(&["--initiate", "--child", "net", "--timeout", "3"]))
+            Some(peer.spawn("--initiate --child net --timeout 3"))
         };
         let why = |d: &Driver| d.endpoint.why("site").map(|w| w.code).unwrap_or_default();
         let found = driver.until(8, |d| why(d) == code);
@@ -521,7 +443,7 @@ fn differences_are_explained_on_our_side() {
             .for_each(|mut s| assert!(driver.until(10, |_| s.try_wait().is_ok_and(|x| x.is_some()))));
         driver.act(|e, now, spis, out| e.remove_connection(now, "site", spis, out));
         driver.until(2, |d| d.counts() == (0, 0));
-        let _ = peer.sw(&["--terminate", "--ike", "site", "--force"]).wait();
+        let _ = peer.spawn("--terminate --ike site --force").wait();
     };
     let wrong_key = |c: &mut Connection| {
         (c.local_auth, c.remote_auth) =
