@@ -8,6 +8,10 @@ use crate::time::Instant;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A new SA that an older one of another IKE SA precedes is sent with after this part of the draining time, if the peer
+/// does not show before that it has it: the peer keeps the older one for the whole of it.
+pub(crate) const SWITCH_PART: u32 = 4;
+
 /// Where a child SA is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildState {
@@ -43,6 +47,9 @@ pub(crate) struct Child {
     pub replaced_by: Option<(u32, Vec<u8>)>,
     /// The SA that this one replaces, as long as we still send with that one.
     pub awaits: Option<u32>,
+    /// Something else carries the tunnel's traffic still: an SA of another IKE SA, or one from before a restart. We send
+    /// with this one when the peer shows that it has our answer, or at this moment.
+    pub switch_at: Option<Instant>,
     pub resource: Option<u32>,
     /// We answered the exchange that made it, and the peer has not shown yet that the answer arrived. Until then, or this
     /// moment at the latest, nothing is asked of the peer about it: it would not know the SA.

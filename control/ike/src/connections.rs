@@ -5,7 +5,7 @@ use crate::config::{Connection, Remote, Settings};
 use crate::output::{Event, EventKind};
 use crate::reason::{Failure, Reason};
 use crate::time::{Instant, Now};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -24,43 +24,68 @@ pub(crate) struct Memory {
     pub counts: BTreeMap<Reason, u64>,
 }
 
-/// The configured connections, in the order of configuration.
+/// The configured connections, in the order of configuration, found by name and by the peer's address.
 #[derive(Default)]
 pub(crate) struct Connections {
-    list: Vec<Arc<Connection>>,
+    list: BTreeMap<u64, Arc<Connection>>,
+    next: u64,
+    by_name: HashMap<Arc<str>, u64>,
+    by_remote: HashMap<IpAddr, BTreeSet<u64>>,
+    networks: BTreeSet<u64>,
 }
 
 impl Connections {
     pub fn set(&mut self, connection: Arc<Connection>) -> Option<Arc<Connection>> {
-        match self.list.iter_mut().find(|c| c.name == connection.name) {
-            Some(slot) => Some(std::mem::replace(slot, connection)),
-            None => {
-                self.list.push(connection);
-                None
+        let place = self.by_name.get(&connection.name).copied().unwrap_or_else(|| {
+            self.next += 1;
+            self.next
+        });
+        let old = self.list.remove(&place);
+        old.iter().for_each(|old| self.unlist(place, old));
+        match connection.remote {
+            Remote::Address(address) => self.by_remote.entry(address).or_default().insert(place),
+            Remote::Network(_) => self.networks.insert(place),
+        };
+        self.by_name.insert(connection.name.clone(), place);
+        self.list.insert(place, connection);
+        old
+    }
+
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Connection>> {
+        let place = self.by_name.remove(name)?;
+        let old = self.list.remove(&place)?;
+        self.unlist(place, &old);
+        Some(old)
+    }
+
+    fn unlist(&mut self, place: u64, connection: &Connection) {
+        self.networks.remove(&place);
+        if let Remote::Address(address) = connection.remote
+            && let Some(places) = self.by_remote.get_mut(&address)
+        {
+            places.remove(&place);
+            if places.is_empty() {
+                self.by_remote.remove(&address);
             }
         }
     }
 
-    pub fn remove(&mut self, name: &str) -> Option<Arc<Connection>> {
-        let at = self.list.iter().position(|c| &*c.name == name)?;
-        Some(self.list.remove(at))
-    }
-
     pub fn get(&self, name: &str) -> Option<&Arc<Connection>> {
-        self.list.iter().find(|c| &*c.name == name)
+        self.list.get(self.by_name.get(name)?)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.list.iter()
+        self.list.values()
     }
 
     /// Connections that a peer at these addresses may mean; those with exactly its address first.
     pub fn by_address(&self, local: IpAddr, remote: IpAddr) -> Vec<Arc<Connection>> {
-        let fits =
-            |c: &&Arc<Connection>| (c.local == local || c.local.is_unspecified()) && c.remote.accepts(remote);
-        let mut out: Vec<Arc<Connection>> = self.list.iter().filter(fits).cloned().collect();
-        out.sort_by_key(|c| !matches!(c.remote, Remote::Address(_)));
-        out
+        let places = self.by_remote.get(&remote).into_iter().flatten().chain(&self.networks);
+        places
+            .filter_map(|place| self.list.get(place))
+            .filter(|c| (c.local == local || c.local.is_unspecified()) && c.remote.accepts(remote))
+            .cloned()
+            .collect()
     }
 }
 
@@ -81,11 +106,13 @@ impl Memory {
         self.log.push_back(event.clone());
     }
 
-    /// Back-off: doubles from the first wait to the longest.
-    pub fn schedule(&mut self, now: Instant, settings: &Settings) {
+    /// Back-off: doubles from the first wait to the longest. Returns the moment.
+    pub fn schedule(&mut self, now: Instant, settings: &Settings) -> Instant {
         let (first, longest) = settings.reconnect;
         let wait = first.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = Some(now + wait);
+        let at = now + wait;
+        self.retry_at = Some(at);
+        at
     }
 }

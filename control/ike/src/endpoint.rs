@@ -18,6 +18,10 @@ use std::time::Duration;
 /// An IKE SA that the peer's INITIAL_CONTACT ends is deleted politely if it is younger than this: the two ends may have
 /// started at the same time.
 const SIMULTANEOUS: Duration = Duration::from_secs(60);
+/// IKE SAs that one [`Endpoint::poll`] ticks at most, and connections that it begins: their public-key work takes a
+/// millisecond each, and datagrams wait meanwhile.
+const MOST_TICKS: usize = 256;
+const MOST_BEGUN: usize = 16;
 
 pub(crate) struct CookieSecret {
     pub(crate) version: u8,
@@ -32,6 +36,10 @@ pub struct Endpoint {
     pub(crate) connections: Connections,
     pub(crate) memory: BTreeMap<Arc<str>, Memory>,
     pub(crate) sas: HashMap<u64, IkeSa>,
+    /// Local SPIs of the IKE SAs of each connection.
+    by_name: HashMap<Arc<str>, BTreeSet<u64>>,
+    /// Connections by when they are tried again; what is not due any more is passed over.
+    pub(crate) retries: BTreeSet<(Instant, Arc<str>)>,
     /// When each IKE SA wants to be ticked, both ways.
     deadlines: HashMap<u64, Instant>,
     timers: BTreeSet<(Instant, u64)>,
@@ -39,6 +47,8 @@ pub struct Endpoint {
     pub(crate) half_open: HashMap<(SocketAddr, u64), u64>,
     /// Child SAs' IKE SAs by inbound SPI.
     pub(crate) owners: HashMap<u32, u64>,
+    /// Of those, how many there were after the last sweep.
+    swept: usize,
     /// Inbound packets last seen per child SA.
     pub(crate) seen: HashMap<u32, u64>,
     pub(crate) tunnels: Tunnels,
@@ -60,6 +70,9 @@ impl Endpoint {
             connections: Connections::default(),
             memory: BTreeMap::new(),
             sas: HashMap::new(),
+            by_name: HashMap::new(),
+            retries: BTreeSet::new(),
+            swept: 0,
             deadlines: HashMap::new(),
             timers: BTreeSet::new(),
             half_open: HashMap::new(),
@@ -85,12 +98,19 @@ impl Endpoint {
         self.connections.set(connection.clone());
         let memory = self.memory.entry(name.clone()).or_default();
         let mut up = false;
-        for sa in self.sas.values_mut().filter(|s| s.name().as_ref() == Some(&name)) {
-            sa.connection = Some(connection.clone());
-            up = true;
+        // What is being closed closes as what it was.
+        let lives = |s: &&mut IkeSa| {
+            s.name().as_ref() == Some(&name) && !matches!(s.state, State::Closing | State::Dead)
+        };
+        for spi in self.by_name.get(&name).into_iter().flatten() {
+            if let Some(sa) = self.sas.get_mut(spi).filter(lives) {
+                sa.connection = Some(connection.clone());
+                up = true;
+            }
         }
         if starts && !up && !memory.held {
             memory.retry_at = Some(now.at);
+            self.retries.insert((now.at, name));
         }
     }
 
@@ -99,17 +119,21 @@ impl Endpoint {
         self.close(now, name, Reason::ConfigurationChanged, spis, out);
         self.tunnels.of_connection(name).into_iter().for_each(|s| self.tunnels.remove(out, s, None));
         self.connections.remove(name);
-        self.memory.remove(name);
+        let memory = self.memory.remove(name).unwrap_or_default();
+        memory.counts.iter().for_each(|(reason, n)| *self.stray.entry(*reason).or_default() += n);
+    }
+
+    /// Other settings, from the next exchange on; what they say about timers under way stays.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     // ---- time ----
 
-    /// Does what is due.
+    /// Does what is due, or a part of it: what is left is due at once, as [`Endpoint::next_timeout`] says.
     pub fn poll(&mut self, now: Now, spis: &mut dyn SpiSource, out: &mut Outputs) {
-        while let Some(&(at, spi)) = self.timers.first() {
-            if at > now.at {
-                break;
-            }
+        for _ in 0..MOST_TICKS {
+            let Some((_, spi)) = self.timers.first().copied().filter(|(at, _)| *at <= now.at) else { break };
             self.with_sa(now, spi, spis, out, |sa, ctx| sa.tick(ctx));
             // An SA that wants the same moment again would never let go: later, then.
             if self.deadlines.get(&spi).is_some_and(|t| *t <= now.at) {
@@ -117,9 +141,18 @@ impl Endpoint {
             }
         }
         self.tunnels.poll(out, now.at);
-        let due = |(name, m): (&Arc<str>, &Memory)| m.retry_at.filter(|t| *t <= now.at).map(|_| name.clone());
-        for name in self.memory.iter().filter_map(due).collect::<Vec<_>>() {
-            self.reconnect(now, &name, spis, out);
+        let mut begun = 0;
+        while begun < MOST_BEGUN
+            && let Some((at, name)) = self.retries.pop_first()
+        {
+            if at > now.at {
+                self.retries.insert((at, name));
+                break;
+            }
+            if self.memory.get(&name).is_some_and(|m| m.retry_at == Some(at)) {
+                begun += 1;
+                self.reconnect(now, &name, spis, out);
+            }
         }
         self.warn_of_expiry(now, out);
     }
@@ -127,7 +160,7 @@ impl Endpoint {
     /// The moment for the next [`Endpoint::poll`], if nothing comes before.
     pub fn next_timeout(&self) -> Option<Instant> {
         let first = self.timers.first().map(|t| t.0);
-        let retry = self.memory.values().filter_map(|m| m.retry_at).min();
+        let retry = self.retries.first().map(|(at, _)| *at);
         [first, retry, self.tunnels.next_timeout()].into_iter().flatten().min()
     }
 
@@ -136,9 +169,8 @@ impl Endpoint {
         memory.retry_at = None;
         let wanted = memory.wanted.clone();
         let Some(connection) = self.connections.get(name).cloned() else { return };
-        let busy =
-            |s: &IkeSa| s.name().as_ref() == Some(name) && matches!(s.state, State::Up | State::Connecting);
-        if !self.sas.values().any(busy) && matches!(connection.remote, Remote::Address(_)) {
+        let busy = |s: &IkeSa| matches!(s.state, State::Up | State::Connecting);
+        if !self.sas_of(name).any(busy) && matches!(connection.remote, Remote::Address(_)) {
             self.connect(now, &connection, wanted, spis, out);
         }
     }
@@ -206,8 +238,13 @@ impl Endpoint {
     }
 
     pub(crate) fn established(&self, name: &str) -> Vec<u64> {
-        let up = |s: &&IkeSa| s.state == State::Up && s.name().is_some_and(|n| &*n == name);
-        self.sas.values().filter(up).map(IkeSa::local_spi).collect()
+        self.sas_of(name).filter(|s| s.state == State::Up).map(IkeSa::local_spi).collect()
+    }
+
+    /// The IKE SAs of a connection.
+    pub(crate) fn sas_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a IkeSa> {
+        let known = self.by_name.get(name).into_iter().flatten().filter_map(|spi| self.sas.get(spi));
+        known.filter(move |s| s.connection.as_ref().is_some_and(|c| &*c.name == name))
     }
 
     /// Works on one SA with everything else at hand, then does what that means for others.
@@ -249,11 +286,8 @@ impl Endpoint {
         let adopted =
             sa.connection.iter().flat_map(|c| &c.children).any(|c| self.tunnels.has_adopted(&name, &c.name));
         adopted
-            || self.sas.values().any(|o| match o.state {
-                State::HalfOpen => o.path.remote.ip() == remote,
-                State::Up => o.name().as_ref() == Some(&name),
-                _ => false,
-            })
+            || self.half_open.keys().any(|(from, _)| from.ip() == remote)
+            || self.sas_of(&name).any(|o| o.state == State::Up)
     }
 
     pub(crate) fn put(&mut self, sa: IkeSa) {
@@ -262,8 +296,11 @@ impl Endpoint {
         sa.children.iter().for_each(|c| {
             self.owners.insert(c.spi_in, spi);
         });
+        if let Some(name) = sa.name() {
+            self.by_name.entry(name).or_default().insert(spi);
+        }
         self.sas.insert(spi, sa);
-        if self.owners.len() > 64 && self.owners.len() > 4 * self.sas.len() {
+        if self.owners.len() > 64 + 2 * self.swept {
             self.sweep();
         }
     }
@@ -274,14 +311,20 @@ impl Endpoint {
             self.sas.values().flat_map(|s| s.children.iter().map(|c| c.spi_in)).collect();
         self.owners.retain(|s, _| live.contains(s));
         self.seen.retain(|s, _| live.contains(s));
+        self.swept = self.owners.len();
     }
 
     fn forget(&mut self, sa: &IkeSa) {
         let spi = sa.local_spi();
         self.set_deadline(spi, None);
-        self.owners.retain(|_, s| *s != spi);
-        let owners = &self.owners;
-        self.seen.retain(|s, _| owners.contains_key(s));
+        if let Some(name) = sa.name()
+            && let Some(known) = self.by_name.get_mut(&name)
+        {
+            known.remove(&spi);
+            if known.is_empty() {
+                self.by_name.remove(&name);
+            }
+        }
     }
 
     fn set_deadline(&mut self, spi: u64, at: Option<Instant>) {
@@ -362,13 +405,8 @@ impl Endpoint {
         if let Some(memory) = self.memory.get_mut(&name) {
             (memory.failures, memory.retry_at) = (0, None);
         }
-        let same = |s: &&IkeSa| {
-            s.local_spi() != spi
-                && s.state == State::Up
-                && s.name().as_ref() == Some(&name)
-                && s.peer_id == id
-        };
-        let others: Vec<u64> = self.sas.values().filter(same).map(IkeSa::local_spi).collect();
+        let same = |s: &&IkeSa| s.local_spi() != spi && s.state == State::Up && s.peer_id == id;
+        let others: Vec<u64> = self.sas_of(&name).filter(same).map(IkeSa::local_spi).collect();
         for other in others {
             let Some(o) = self.sas.get(&other) else { continue };
             let fresh = now.at.since(o.established) < SIMULTANEOUS;
@@ -398,22 +436,17 @@ impl Endpoint {
     /// A connection lost an IKE SA or did not get one: try again if it ought to be up.
     fn on_ended(&mut self, now: Now, name: &Arc<str>, failure: &Failure) {
         let Some(connection) = self.connections.get(name) else { return };
+        let alive = self.sas_of(name).any(|s| matches!(s.state, State::Up | State::Connecting));
         let Some(memory) = self.memory.get_mut(name) else { return };
         if failure.reason == Reason::DeletedByPeer {
             // The peer's will; what starts by itself, or on traffic, comes back by that.
             memory.wanted.clear();
         }
         let starts = connection.children.iter().any(|c| c.start == Start::Now) || !memory.wanted.is_empty();
-        let alive =
-            |s: &IkeSa| s.name().as_ref() == Some(name) && matches!(s.state, State::Up | State::Connecting);
         let may = matches!(connection.remote, Remote::Address(_));
-        if starts
-            && may
-            && !memory.held
-            && failure.reason != Reason::Replaced
-            && !self.sas.values().any(alive)
-        {
-            memory.schedule(now.at, &self.settings);
+        if starts && may && !memory.held && failure.reason != Reason::Replaced && !alive {
+            let at = memory.schedule(now.at, &self.settings);
+            self.retries.insert((at, name.clone()));
         }
     }
 

@@ -378,6 +378,8 @@ impl IkeSa {
         // The peer lacks the answer, and with it the child that the answer may have made.
         let until = ctx.now.at + ctx.settings.retransmit_max * 2;
         self.children.iter_mut().filter_map(|c| c.unconfirmed.as_mut()).for_each(|t| *t = until);
+        let switch = ctx.now.at + ctx.settings.drain / crate::child::SWITCH_PART;
+        self.children.iter_mut().filter_map(|c| c.switch_at.as_mut()).for_each(|t| *t = switch);
         let datagrams = std::mem::take(&mut self.answered);
         self.transmit(ctx, &datagrams);
         self.answered = datagrams;
@@ -421,7 +423,7 @@ impl IkeSa {
 
     fn on_request(&mut self, ctx: &mut Ctx<'_>, header: Header, payloads: Vec<Payload>) {
         self.expected_id = self.expected_id.wrapping_add(1);
-        self.confirm_children();
+        self.confirm_children(ctx);
         match (header.exchange, self.state) {
             (ExchangeType::Intermediate, State::HalfOpen) => {
                 self.on_intermediate_request(ctx, &header, &payloads)

@@ -36,6 +36,8 @@ pub struct IkeStatus {
     pub established: Instant,
     /// When it will be replaced.
     pub rekey_at: Instant,
+    /// Subject and end of validity of the peer's certificate, in seconds since 1970.
+    pub peer_certificate: Option<(String, u64)>,
     /// Children.
     pub children: Vec<ChildStatus>,
 }
@@ -108,9 +110,13 @@ impl Endpoint {
         self.connections.iter().map(|c| self.connection_status(&c.name)).collect()
     }
 
+    /// A connection's state; None if there is no such connection.
+    pub fn connection(&self, name: &str) -> Option<ConnectionStatus> {
+        self.connections.get(name).map(|c| self.connection_status(&c.name))
+    }
+
     fn connection_status(&self, name: &Arc<str>) -> ConnectionStatus {
-        let of_it = self.sas.values().filter(|s| s.name().as_ref() == Some(name));
-        let ike: Vec<IkeStatus> = of_it.map(|s| self.ike_status(s)).collect();
+        let ike: Vec<IkeStatus> = self.sas_of(name).map(|s| self.ike_status(s)).collect();
         let memory = self.memory.get(name);
         ConnectionStatus {
             name: name.clone(),
@@ -151,6 +157,7 @@ impl Endpoint {
             nat: s.nat,
             established: s.established,
             rekey_at: s.soft_at,
+            peer_certificate: s.peer_certificate.clone(),
             children: s.children.iter().map(child).collect(),
         }
     }
@@ -183,6 +190,15 @@ impl Endpoint {
         self.memory.get(name).map(|m| m.log.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// Failures and ends so far by reason, those of connections that are gone among them, for metrics.
+    pub fn failures(&self) -> std::collections::BTreeMap<Reason, u64> {
+        let mut sum = self.stray.clone();
+        for (reason, count) in self.memory.values().flat_map(|m| &m.counts) {
+            *sum.entry(*reason).or_default() += count;
+        }
+        sum
+    }
+
     /// Refusals that belong to no connection, by reason, for metrics.
     pub fn stray_failures(&self) -> Vec<(Reason, u64)> {
         self.stray.iter().map(|(r, n)| (*r, *n)).collect()
@@ -204,8 +220,11 @@ impl Endpoint {
             if let RemoteAuth::Certificate(store) = &c.remote_auth {
                 out.extend(store.validity().iter().map(|(s, t)| entry("ca", s, *t)));
             }
-            let peers = self.sas.values().filter(|s| s.name().as_ref() == Some(&c.name));
-            out.extend(peers.filter_map(|s| s.peer_certificate.as_ref()).map(|(s, t)| entry("peer", s, *t)));
+            out.extend(
+                self.sas_of(&c.name)
+                    .filter_map(|s| s.peer_certificate.as_ref())
+                    .map(|(s, t)| entry("peer", s, *t)),
+            );
         }
         out
     }

@@ -31,6 +31,7 @@ impl IkeSa {
             sooner(self.soft_at);
             self.children.iter().for_each(|c| {
                 sooner(c.hard_at);
+                c.switch_at.into_iter().for_each(&mut sooner);
                 if c.state == ChildState::Live {
                     sooner(c.soft_at);
                 }
@@ -92,6 +93,7 @@ impl IkeSa {
             self.soft_at = self.hard_at;
             self.queue(Task::rekey_ike(now));
         }
+        self.switch_children(ctx, |c| c.switch_at.is_some_and(|t| t <= now));
         let expired: Vec<u32> = self.children.iter().filter(|c| c.hard_at <= now).map(|c| c.spi_in).collect();
         expired.into_iter().for_each(|spi| self.expire_child(ctx, spi));
         let soft = |c: &&mut Child| c.state == ChildState::Live && c.soft_at <= now;

@@ -4,7 +4,7 @@
 
 use crate::output::{ChildSa, Output, Outputs};
 use crate::time::Instant;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,99 +13,144 @@ pub(crate) type Key = (Arc<str>, Arc<str>, String, Option<u32>);
 
 struct Entry {
     key: Key,
-    spi_in: u32,
     spi_out: u32,
     /// The peer is known to have it.
     usable: bool,
-    /// From before control's restart, without an IKE SA behind it.
-    adopted: bool,
 }
 
-/// All installed child SAs, oldest first.
+/// All installed child SAs.
 #[derive(Default)]
 pub(crate) struct Tunnels {
-    entries: Vec<Entry>,
+    /// By inbound SPI.
+    entries: HashMap<u32, Entry>,
+    /// Inbound SPIs of each tunnel, oldest first.
+    by_key: BTreeMap<Key, Vec<u32>>,
     current: HashMap<Key, u32>,
-    draining: Vec<(Instant, u32)>,
+    draining: BTreeSet<(Instant, u32)>,
+    /// From before control's restart, without an IKE SA behind them, by connection and child.
+    adopted: HashMap<(Arc<str>, Arc<str>), Vec<u32>>,
+    /// When adopted SAs are too old, whatever becomes of the peer.
+    expiring: BTreeSet<(Instant, u32)>,
 }
 
 impl Tunnels {
+    fn insert(&mut self, key: Key, spi_in: u32, spi_out: u32, usable: bool) {
+        self.by_key.entry(key.clone()).or_default().push(spi_in);
+        self.entries.insert(spi_in, Entry { key, spi_out, usable });
+    }
+
     /// Installs both directions without switching.
     pub fn install(&mut self, out: &mut Outputs, key: Key, sa: ChildSa) {
-        let (spi_in, spi_out) = (sa.spi_in, sa.spi_out);
-        self.entries.push(Entry { key, spi_in, spi_out, usable: false, adopted: false });
+        self.insert(key, sa.spi_in, sa.spi_out, false);
         out.push(Output::InstallInbound(Box::new(sa)));
     }
 
-    /// Takes over an SA that the data plane already has and sends with.
-    pub fn adopt(&mut self, key: Key, spi_in: u32, spi_out: u32) {
+    /// Takes over an SA that the data plane already has and sends with, until `expires` at the latest.
+    pub fn adopt(&mut self, key: Key, spi_in: u32, spi_out: u32, expires: Instant) {
+        if self.entries.contains_key(&spi_in) {
+            return;
+        }
+        self.adopted.entry((key.0.clone(), key.1.clone())).or_default().push(spi_in);
+        self.expiring.insert((expires, spi_in));
         self.current.insert(key.clone(), spi_in);
-        self.entries.push(Entry { key, spi_in, spi_out, usable: true, adopted: true });
+        self.insert(key, spi_in, spi_out, true);
     }
 
-    /// Sends with this SA from now on; adopted SAs of the tunnel are done.
+    /// Sends with this SA from now on; adopted SAs of the child are done.
     pub fn switch(&mut self, out: &mut Outputs, spi_in: u32, drained_at: Instant) {
-        let Some(entry) = self.entries.iter_mut().find(|e| e.spi_in == spi_in) else { return };
+        let Some(entry) = self.entries.get_mut(&spi_in) else { return };
         entry.usable = true;
         let (key, spi_out) = (entry.key.clone(), entry.spi_out);
-        if self.current.insert(key.clone(), spi_in) != Some(spi_in) {
-            let (connection, child) = (key.0.clone(), key.1.clone());
+        let (connection, child) = (key.0.clone(), key.1.clone());
+        let of_child = (connection.clone(), child.clone());
+        if self.current.insert(key, spi_in) != Some(spi_in) {
             out.push(Output::SwitchOutbound { connection, child, spi_in, spi_out });
         }
-        let adopted: Vec<u32> =
-            self.entries.iter().filter(|e| e.adopted && e.key == key).map(|e| e.spi_in).collect();
-        adopted.into_iter().for_each(|spi| self.remove(out, spi, Some(drained_at)));
+        if self.adopted.get(&of_child).is_some_and(|adopted| !adopted.contains(&spi_in)) {
+            let adopted = self.adopted.remove(&of_child).unwrap_or_default();
+            adopted.into_iter().for_each(|spi| self.remove(out, spi, Some(drained_at)));
+        }
     }
 
     /// Removes an SA: its outbound half at once, its inbound half at `drained_at` or at once.
     pub fn remove(&mut self, out: &mut Outputs, spi_in: u32, drained_at: Option<Instant>) {
-        let Some(at) = self.entries.iter().position(|e| e.spi_in == spi_in) else { return };
-        let Entry { key, spi_out, .. } = self.entries.remove(at);
+        let Some(Entry { key, spi_out, .. }) = self.entries.remove(&spi_in) else { return };
+        let same = self.by_key.remove(&key).unwrap_or_default();
+        let same: Vec<u32> = same.into_iter().filter(|s| *s != spi_in).collect();
+        // The newest that the peer has; failing that the newest at all, which the peer is about to have.
+        let usable = |s: &&u32| self.entries.get(s).is_some_and(|e| e.usable);
+        let next = same.iter().rev().find(usable).or(same.last()).copied();
+        if !same.is_empty() {
+            self.by_key.insert(key.clone(), same);
+        }
+        let of_child = (key.0.clone(), key.1.clone());
+        if let Some(adopted) = self.adopted.get_mut(&of_child) {
+            adopted.retain(|s| *s != spi_in);
+            if adopted.is_empty() {
+                self.adopted.remove(&of_child);
+            }
+        }
         if self.current.get(&key) == Some(&spi_in) {
             self.current.remove(&key);
-            // The newest that the peer has; failing that the newest at all, which the peer is about to have.
-            let same = || self.entries.iter().rev().filter(|e| e.key == key);
-            let next = same().find(|e| e.usable).or_else(|| same().next()).map(|e| e.spi_in);
             if let Some(next) = next {
                 self.switch(out, next, drained_at.unwrap_or_default());
             }
         }
         out.push(Output::RemoveOutbound { spi_in, spi_out });
         match drained_at {
-            Some(when) => self.draining.push((when, spi_in)),
+            Some(when) => {
+                self.draining.insert((when, spi_in));
+            }
             None => out.push(Output::RemoveInbound { spi_in }),
         }
     }
 
-    /// Removes what has drained.
+    /// Removes what has drained, and adopted SAs whose time is over.
     pub fn poll(&mut self, out: &mut Outputs, now: Instant) {
-        self.draining.retain(|(when, spi_in)| {
-            let due = *when <= now;
-            if due {
-                out.push(Output::RemoveInbound { spi_in: *spi_in });
+        while let Some((_, spi_in)) = self.expiring.first().copied().filter(|(when, _)| *when <= now) {
+            self.expiring.pop_first();
+            if self.is_adopted(spi_in) {
+                self.remove(out, spi_in, None);
             }
-            !due
-        });
+        }
+        while let Some((_, spi_in)) = self.draining.first().copied().filter(|(when, _)| *when <= now) {
+            self.draining.pop_first();
+            out.push(Output::RemoveInbound { spi_in });
+        }
+    }
+
+    fn is_adopted(&self, spi_in: u32) -> bool {
+        let Some(Entry { key, .. }) = self.entries.get(&spi_in) else { return false };
+        self.adopted.get(&(key.0.clone(), key.1.clone())).is_some_and(|adopted| adopted.contains(&spi_in))
     }
 
     /// When [`Tunnels::poll`] has something to do.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.draining.iter().map(|d| d.0).min()
+        let first = |set: &BTreeSet<(Instant, u32)>| set.first().map(|(when, _)| *when);
+        first(&self.draining).into_iter().chain(first(&self.expiring)).min()
     }
 
     /// Whether the tunnel sends with this SA.
     pub fn is_current(&self, spi_in: u32) -> bool {
-        self.current.values().any(|s| *s == spi_in)
+        self.entries.get(&spi_in).is_some_and(|e| self.current.get(&e.key) == Some(&spi_in))
+    }
+
+    /// Whether something else carries the traffic of this SA's tunnel at present.
+    pub fn has_older(&self, spi_in: u32) -> bool {
+        let Some(Entry { key, .. }) = self.entries.get(&spi_in) else { return false };
+        self.current.get(key).is_some_and(|s| *s != spi_in) || self.has_adopted(&key.0, &key.1)
     }
 
     /// Adopted SAs of a connection's child: they carry its traffic until a new SA takes over.
-    pub fn has_adopted(&self, connection: &str, child: &str) -> bool {
-        self.entries.iter().any(|e| e.adopted && &*e.key.0 == connection && &*e.key.1 == child)
+    pub fn has_adopted(&self, connection: &Arc<str>, child: &Arc<str>) -> bool {
+        !self.adopted.is_empty() && self.adopted.contains_key(&(connection.clone(), child.clone()))
     }
 
     /// The SAs of a connection that it would leave behind, for when the connection is removed.
     pub fn of_connection(&self, connection: &str) -> Vec<u32> {
-        self.entries.iter().filter(|e| &*e.key.0 == connection).map(|e| e.spi_in).collect()
+        let from: Key = (connection.into(), "".into(), String::new(), None);
+        let of_it = self.by_key.range(from..).take_while(|(key, _)| &*key.0 == connection);
+        of_it.flat_map(|(_, spis)| spis.iter().copied()).collect()
     }
 
     /// Installed and draining SAs; zero when nothing is left behind.

@@ -1,7 +1,7 @@
 //! What the operator and the data plane want of the endpoint. Enters: names of connections and children, SPIs, counters.
 //! Leaves: exchanges begun. RFC 7296 sections 1.3, 1.4 and 2.4.
 
-use crate::config::Remote;
+use crate::config::{Remote, Start};
 use crate::endpoint::Endpoint;
 use crate::exchange::{Task, What};
 use crate::output::{Outputs, SpiSource};
@@ -48,10 +48,9 @@ impl Endpoint {
             let new = wanted.iter().filter(|w| !memory.wanted.contains(w)).cloned().collect::<Vec<_>>();
             memory.wanted.extend(new);
         }
-        let live = |s: &&IkeSa| {
-            s.name() == Some(connection.name.clone()) && matches!(s.state, State::Up | State::Connecting)
-        };
-        match self.sas.values().find(live).map(IkeSa::local_spi) {
+        let live = |s: &&IkeSa| matches!(s.state, State::Up | State::Connecting);
+        let live = self.sas_of(name).find(live).map(IkeSa::local_spi);
+        match live {
             None => self.connect(now, &connection, wanted, spis, out),
             Some(spi) => self.with_sa(now, spi, spis, out, |sa, ctx| {
                 if sa.state == State::Connecting {
@@ -66,6 +65,30 @@ impl Endpoint {
         true
     }
 
+    /// The data plane has a packet for a child that has no SA. Sets it up, unless it is to wait for the peer or the
+    /// operator, the operator took it down, or a failed attempt is still to be waited for.
+    pub fn traffic(
+        &mut self,
+        now: Now,
+        name: &str,
+        child: &str,
+        spis: &mut dyn SpiSource,
+        out: &mut Outputs,
+    ) {
+        let (Some(connection), Some(memory)) = (self.connections.get(name), self.memory.get(name)) else {
+            return;
+        };
+        let start = connection.children.iter().find(|c| &*c.name == child).map(|c| c.start);
+        let wanted = match start {
+            Some(Start::OnTraffic) => true,
+            Some(Start::Now) => !memory.held,
+            Some(Start::Wait) | None => false,
+        };
+        if wanted && memory.retry_at.is_none() {
+            self.initiate(now, name, Some(child), spis, out);
+        }
+    }
+
     /// Creates one more child SA for a worker of its own (RFC 9611), if the connection is up and its child allows it.
     pub fn initiate_for_worker(
         &mut self,
@@ -76,11 +99,12 @@ impl Endpoint {
         spis: &mut dyn SpiSource,
         out: &mut Outputs,
     ) {
-        let up = self.sas.values().find(|s| s.state == State::Up && s.name().is_some_and(|n| &*n == name));
-        let Some(sa) = up else { return };
-        let config = sa.connection.iter().flat_map(|c| &c.children).find(|c| &*c.name == child).cloned();
-        let Some(config) = config.filter(|c| c.per_worker > 1) else { return };
-        let spi = sa.local_spi();
+        let up = self.sas_of(name).find(|s| s.state == State::Up);
+        let found = up.and_then(|sa| {
+            let config = sa.connection.iter().flat_map(|c| &c.children).find(|c| &*c.name == child)?;
+            Some((sa.local_spi(), config.clone()))
+        });
+        let Some((spi, config)) = found.filter(|(_, c)| c.per_worker > 1) else { return };
         self.with_sa(now, spi, spis, out, |sa, ctx| {
             sa.queue(Task::new(ctx.now.at, What::CreateChild(config.name.clone(), Some(worker))));
             sa.next_task(ctx);
@@ -141,8 +165,7 @@ impl Endpoint {
             (memory.held, memory.retry_at) = (true, None);
             memory.wanted.clear();
         }
-        let of_it = |s: &&IkeSa| s.name().is_some_and(|n| &*n == name);
-        for spi in self.sas.values().filter(of_it).map(IkeSa::local_spi).collect::<Vec<_>>() {
+        for spi in self.sas_of(name).map(IkeSa::local_spi).collect::<Vec<_>>() {
             self.with_sa(now, spi, spis, out, |sa, ctx| match sa.state {
                 State::Up => {
                     sa.queue(Task::new(ctx.now.at, What::DeleteIke(reason)));
@@ -177,7 +200,7 @@ impl Endpoint {
                 c.unconfirmed = None;
             }
             c.bytes = (usage.bytes_in, usage.bytes_out);
-            if heard && c.awaits.take().is_some() {
+            if heard && (c.awaits.take().is_some() | c.switch_at.take().is_some()) {
                 ctx.tunnels.switch(ctx.out, spi_in, drained);
             }
             let l = c.config.lifetime;
@@ -198,17 +221,19 @@ impl Endpoint {
     pub fn adopt(&mut self, now: Now, connection: &str, child: &str, spi_in: u32, spi_out: u32) -> bool {
         let Some(c) = self.connections.get(connection) else { return false };
         let Some(child) = c.children.iter().find(|x| &*x.name == child) else { return false };
+        let expires = now.at + child.lifetime.hard;
         let (key, may) = (
             (c.name.clone(), child.name.clone(), String::new(), None),
             matches!(c.remote, Remote::Address(_)),
         );
         if let Some(memory) = self.memory.get_mut(connection).filter(|_| may) {
             memory.retry_at = Some(now.at);
+            self.retries.insert((now.at, key.0.clone()));
             if !memory.wanted.contains(&key.1) {
                 memory.wanted.push(key.1.clone());
             }
         }
-        self.tunnels.adopt(key, spi_in, spi_out);
+        self.tunnels.adopt(key, spi_in, spi_out, expires);
         true
     }
 }

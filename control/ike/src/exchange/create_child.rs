@@ -500,6 +500,12 @@ impl IkeSa {
         let Some(nonce) = self.children.iter().find(|c| c.spi_in == spi_in).map(|c| c.nonce.clone()) else {
             return;
         };
+        if !self.children.iter().any(|c| Some(c.spi_in) == replaces) && ctx.tunnels.has_older(spi_in) {
+            let until = ctx.now.at + ctx.settings.drain / crate::child::SWITCH_PART;
+            let new = self.children.iter_mut().filter(|c| c.spi_in == spi_in);
+            new.for_each(|c| c.switch_at = Some(until));
+            return self.drop_duplicate(ctx, spi_in);
+        }
         let Some(old) = self.children.iter_mut().find(|c| Some(c.spi_in) == replaces) else {
             ctx.tunnels.switch(ctx.out, spi_in, ctx.now.at + ctx.settings.drain);
             return self.drop_duplicate(ctx, spi_in);
@@ -568,6 +574,7 @@ impl IkeSa {
             hard_at: now + lifetime.hard,
             replaced_by: None,
             awaits: None,
+            switch_at: None,
             resource: a.resource,
             unconfirmed: (!a.ours).then(|| now + ctx.settings.retransmit_max + Duration::from_secs(1)),
             closing: None,

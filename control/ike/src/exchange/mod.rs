@@ -150,8 +150,18 @@ impl IkeSa {
     }
 
     /// The peer began a new exchange, so it has our last answer (window of one, RFC 7296 2.3).
-    pub fn confirm_children(&mut self) {
+    pub fn confirm_children(&mut self, ctx: &mut Ctx<'_>) {
         self.children.iter_mut().for_each(|c| c.unconfirmed = None);
+        self.switch_children(ctx, |_| true);
+    }
+
+    /// Sends with those children that waited for the peer to have them.
+    pub fn switch_children(&mut self, ctx: &mut Ctx<'_>, which: impl Fn(&crate::child::Child) -> bool) {
+        let drained = ctx.now.at + ctx.settings.drain;
+        for c in self.children.iter_mut().filter(|c| c.switch_at.is_some() && which(c)) {
+            c.switch_at = None;
+            ctx.tunnels.switch(ctx.out, c.spi_in, drained);
+        }
     }
 }
 
