@@ -41,3 +41,15 @@ fn memory_per_tunnel_is_as_documented() {
         assert!(text.contains(&line), "docs/architecture.md lacks: {line}");
     }
 }
+
+#[test]
+fn every_reason_is_documented() {
+    let text = document("docs/reasons.md");
+    let row = |reason: &penstock_ike::Reason| format!("| `{}` | {} |", reason.code(), reason.text());
+    let missing: Vec<String> =
+        penstock_ike::Reason::ALL.iter().map(row).filter(|row| !text.contains(row)).collect();
+    assert!(missing.is_empty(), "docs/reasons.md lacks:\n{}", missing.join("\n"));
+    let (table, _) = text.split_once("has some codes besides").expect("the second table");
+    let rows = table.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, penstock_ike::Reason::ALL.len(), "docs/reasons.md has rows of no reason");
+}

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use penstock_tables::adjacency::Unresolved;
 use penstock_tables::worker::Tally;
-use penstock_tables::{Adjacency, Cipher, Hop, StateView, Verdict};
+use penstock_tables::{Adjacency, Cipher, Hop, StateView, TablesWriter, Verdict};
 
 use crate::api::types::{
     Answer, Count, DataplaneStatus, Frames, PortStatus, Request, Response, RouteStatus, SaStatus, Status,
@@ -29,7 +29,18 @@ impl Gateway {
                 Ok(applied) => Response::Ok(Answer::Applied(applied)),
                 Err(error) => Response::Error(error),
             },
-            Request::Rekey { tunnel, generation, force } => self.rekey(tunnel, *generation, *force),
+            Request::Rekey { tunnel, generation, force, ike } => {
+                let negotiated = self.tunnels.get(tunnel).is_some_and(Live::is_negotiated);
+                match negotiated || *ike {
+                    true => self.rekey_negotiated(tunnel, *ike),
+                    false => self.rekey(tunnel, *generation, *force),
+                }
+            }
+            Request::Initiate { tunnel } => self.initiate(tunnel),
+            Request::Terminate { tunnel, ike } => self.terminate(tunnel, *ike),
+            Request::Why { tunnel } => self.why(tunnel),
+            Request::Log { tunnel } => self.log_of(tunnel),
+            Request::Ike { tunnel } => self.ike_sas(tunnel.as_deref()),
         }
     }
 
@@ -41,6 +52,7 @@ impl Gateway {
             ports: self.ports(),
             workers: self.tallies(),
             events_lost: self.events.lost(),
+            ike: self.ike_metrics(),
         }
     }
 
@@ -76,6 +88,7 @@ impl Gateway {
             },
             tunnels: config.tunnels.len(),
             tunnels_up: states.filter(|state| *state == TunnelState::Up).count(),
+            ike: self.ike_summary(),
             routes: self.tables.routes().len(),
             frames: frames(&total),
             problems,
@@ -83,31 +96,39 @@ impl Gateway {
     }
 
     fn state_of(&self, live: &Live) -> TunnelState {
-        let next_hop = self.view.next_hop(live.plan.peer);
-        match (&live.outbound, next_hop) {
-            (None, _) => TunnelState::NoSa,
-            (_, None) => TunnelState::NoRoute,
-            (_, Some(hop)) if !self.view.neighbours.contains_key(&hop) => TunnelState::NoNeighbour,
-            _ => TunnelState::Up,
+        match &live.outbound {
+            None => TunnelState::NoSa,
+            Some(_) => self.path_to(live.peer()),
+        }
+    }
+
+    /// Whether outer packets reach the first hop on their way to `peer`.
+    pub(crate) fn path_to(&self, peer: std::net::Ipv4Addr) -> TunnelState {
+        match self.view.next_hop(peer) {
+            None => TunnelState::NoRoute,
+            Some(hop) if !self.view.neighbours.contains_key(&hop) => TunnelState::NoNeighbour,
+            Some(_) => TunnelState::Up,
         }
     }
 
     fn tunnels(&self) -> Vec<TunnelStatus> {
-        let status = |(name, live): (&String, &Live)| {
+        let mut negotiated = self.negotiated();
+        let status = move |(name, live): (&String, &Live)| {
             let (sent, received) = match &self.state {
                 Some(state) => live.traffic(state),
                 None => (Traffic::default(), Traffic::default()),
             };
-            let spec = &live.plan.spec;
+            let spec = live.spec();
             TunnelStatus {
                 name: name.clone(),
                 state: self.state_of(live),
                 local: live.plan.local,
-                peer: live.plan.peer,
+                peer: live.peer(),
                 interface: (!spec.interface.is_empty()).then(|| spec.interface.clone()),
                 inner_mtu: spec.inner_mtu,
                 generation: live.generation,
                 peer_generation: live.peer_generation,
+                ike: negotiated.remove(name),
                 sent,
                 received,
                 problem: live.problem.clone(),
@@ -122,7 +143,14 @@ impl Gateway {
         }
         let Some(state) = &self.state else { return Response::Error(NO_DATA_PLANE.into()) };
         let shown = self.tunnels.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
-        Response::Ok(Answer::Sas(shown.flat_map(|(name, live)| sas_of(name, live, state)).collect()))
+        let mut all: Vec<SaStatus> =
+            shown.flat_map(|(name, live)| sas_of(name, live, &self.tables, state)).collect();
+        let ages = self.ages();
+        for sa in all.iter_mut().filter(|sa| sa.pair != 0) {
+            let (age, left) = ages.get(&sa.pair).copied().unzip();
+            (sa.age_seconds, sa.rekey_in_seconds) = (age, left);
+        }
+        Response::Ok(Answer::Sas(all))
     }
 
     fn routes(&self) -> Vec<RouteStatus> {
@@ -222,7 +250,7 @@ impl Gateway {
     }
 }
 
-const NO_DATA_PLANE: &str = "the data plane does not run: start it, or see its messages";
+pub(crate) const NO_DATA_PLANE: &str = "the data plane does not run: start it, or see its messages";
 
 fn frames(tally: &Tally) -> Frames {
     Frames {
@@ -233,19 +261,15 @@ fn frames(tally: &Tally) -> Frames {
     }
 }
 
-fn sas_of(name: &str, live: &Live, state: &StateView) -> Vec<SaStatus> {
+fn sas_of(name: &str, live: &Live, tables: &TablesWriter, state: &StateView) -> Vec<SaStatus> {
     let form = &live.plan.form;
-    let cipher = match form.cipher {
-        Cipher::Aes128Gcm16 => "aes128gcm16",
-        Cipher::Aes256Gcm16 => "aes256gcm16",
-        Cipher::ChaCha20Poly1305 => "chacha20poly1305",
-    };
     let common = |direction: &str, spi, slot, generation, sequence, traffic| SaStatus {
         tunnel: name.into(),
         direction: direction.into(),
         spi,
+        pair: 0,
         slot,
-        cipher: cipher.into(),
+        cipher: String::new(),
         esn: form.esn,
         udp: form.udp,
         generation,
@@ -253,21 +277,47 @@ fn sas_of(name: &str, live: &Live, state: &StateView) -> Vec<SaStatus> {
         limit: None,
         window: None,
         refused: None,
+        age_seconds: None,
+        rekey_in_seconds: None,
         traffic,
     };
-    let outbound = live.outbound.iter().map(|sa| SaStatus {
-        limit: Some(sa.granted),
-        ..common("outbound", sa.spi, sa.slot, sa.generation, sa.sequence(state), sa.traffic(state))
+    // What was negotiated differs from SA to SA, so it is read where it stands.
+    let outbound = live.outbound.iter().chain(live.standby.values()).map(|sa| {
+        let stands = tables.outbound_sa(sa.slot);
+        SaStatus {
+            limit: Some(sa.granted),
+            pair: sa.pair,
+            cipher: cipher(tables.outbound_key(sa.slot).cipher()),
+            esn: stands.esn(),
+            udp: stands.udp(),
+            ..common("outbound", sa.spi, sa.slot, sa.generation, sa.sequence(state), sa.traffic(state))
+        }
     });
-    let inbound = live.inbound.iter().map(|(generation, sa)| {
+    let udp = live.outbound.as_ref().map_or(form.udp, |sa| tables.outbound_sa(sa.slot).udp());
+    let inbound = live.inbound.iter().map(|(key, sa)| {
         let (replayed, failed) = state.inbound(sa.slot).refusals();
+        let (pair, generation) = if live.is_negotiated() { (sa.spi, 0) } else { (0, *key) };
         SaStatus {
             window: Some(form.window),
             refused: Some(replayed + failed),
-            ..common("inbound", sa.spi, sa.slot, *generation, sa.sequence(state), sa.traffic(state))
+            pair,
+            cipher: cipher(tables.inbound_key(sa.slot).cipher()),
+            esn: tables.inbound_sa(sa.slot).esn(),
+            udp,
+            ..common("inbound", sa.spi, sa.slot, generation, sa.sequence(state), sa.traffic(state))
         }
     });
     outbound.chain(inbound).collect()
+}
+
+fn cipher(cipher: Option<Cipher>) -> String {
+    match cipher {
+        Some(Cipher::Aes128Gcm16) => "aes128gcm16",
+        Some(Cipher::Aes256Gcm16) => "aes256gcm16",
+        Some(Cipher::ChaCha20Poly1305) => "chacha20poly1305",
+        None => "none",
+    }
+    .into()
 }
 
 fn mac(octets: [u8; 6]) -> String {

@@ -55,16 +55,42 @@ pub enum Command {
         #[arg(long, short = 'r', value_name = "COUNT")]
         readings: Option<u64>,
     },
-    /// Step the lab keys of a tunnel to their next generation.
+    /// Replace the keys of a tunnel: negotiate new ones, or step its lab keys to their next generation.
     Rekey {
         /// Name of the tunnel.
         tunnel: String,
-        /// The generation to step to, where it should not be the next.
+        /// The keys of the IKE SA instead of the tunnel's own.
+        #[arg(long, conflicts_with_all = ["generation", "force"])]
+        ike: bool,
+        /// With lab keys, the generation to step to, where it should not be the next.
         #[arg(long, short)]
         generation: Option<u32>,
-        /// Step although the peer may not have followed the last step.
+        /// With lab keys, step although the peer may not have followed the last step.
         #[arg(long)]
         force: bool,
+    },
+    /// Have IKEv2 set a tunnel up.
+    Initiate {
+        /// Name of the tunnel.
+        tunnel: String,
+    },
+    /// Have IKEv2 take a tunnel down; it stays down until it is initiated, or has a packet where it starts on traffic.
+    Terminate {
+        /// Name of the tunnel.
+        tunnel: String,
+        /// The IKE SA too, with all tunnels that share it.
+        #[arg(long)]
+        ike: bool,
+    },
+    /// Say in one or two lines why packets do not pass through a tunnel.
+    Why {
+        /// Name of the tunnel.
+        tunnel: String,
+    },
+    /// List the last events of a tunnel with IKEv2.
+    Log {
+        /// Name of the tunnel.
+        tunnel: String,
     },
     /// Write the completions for a shell to standard output.
     Completions {
@@ -85,6 +111,11 @@ pub enum Show {
     },
     /// Tunnels.
     Tunnels,
+    /// IKE SAs.
+    Ike {
+        /// Only that of this tunnel.
+        tunnel: Option<String>,
+    },
     /// Routes of the data plane.
     Routes,
     /// Why frames were dropped.

@@ -21,8 +21,8 @@ pub struct News {
     pub neighbours: HashSet<(u8, Ipv4Addr)>,
     /// Slots of tunnels that lack a usable outbound SA.
     pub tunnels: HashSet<u32>,
-    /// Whether an SA nears the end of what was granted to it.
-    pub grant: bool,
+    /// Slots of outbound SAs that near the end of what was granted to them.
+    pub soft: HashSet<u32>,
 }
 
 impl Events {
@@ -45,7 +45,9 @@ impl Events {
                 Event::NoSa { tunnel } | Event::Orphaned { tunnel } => {
                     news.tunnels.insert(tunnel);
                 }
-                Event::SoftLimit { .. } => news.grant = true,
+                Event::SoftLimit { outbound } => {
+                    news.soft.insert(outbound);
+                }
             });
         }
         news
@@ -73,7 +75,7 @@ mod tests {
         }
         let news = events.drain(&view);
         assert_eq!(news.neighbours, [(1, Ipv4Addr::new(10, 0, 0, 1))].into());
-        assert_eq!((news.tunnels, news.grant), ([3].into(), true));
+        assert_eq!((news.tunnels, news.soft), ([3].into(), [3].into()));
         assert_eq!(events.drain(&view), News::default());
         assert_eq!(events.lost(), 0);
     }

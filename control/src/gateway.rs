@@ -14,9 +14,11 @@ use penstock_tables::{StateView, TablesWriter};
 
 use crate::api::types::Applied;
 use crate::config::{self, Checked, Config, Machine};
-use crate::events::Events;
+use crate::events::{Events, News};
+use crate::ike::{ConnectionError, Ike, configured};
 use crate::netlink::Mirror;
 use crate::publish::journal::{Journal, JournalError};
+use crate::publish::live::Live;
 use crate::publish::plan::{Plan, PlanError, plans};
 use crate::publish::routes::{KernelView, Routes};
 use crate::publish::tunnels::{Changes, Tunnels};
@@ -51,6 +53,9 @@ pub enum GatewayError {
     /// The tunnels' secrets.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The tunnels' peers.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
     /// A configuration that cannot be applied while running.
     #[error("{0} cannot change while the gateway runs: restart it, or restore {0}")]
     Restart(&'static str),
@@ -69,12 +74,13 @@ pub struct Gateway {
     pub(crate) view: KernelView,
     pub(crate) restarts: Arc<AtomicU32>,
     pub(crate) failures: BTreeSet<String>,
+    pub(crate) ike: Ike,
+    pub(crate) dirty: bool,
     region: PathBuf,
     plans: BTreeMap<String, Plan>,
     routes: Routes,
     twins: TwinIndex,
     epoch: Option<u32>,
-    dirty: bool,
     incomplete: Option<Instant>,
     looked: Option<Instant>,
     unread: Option<Instant>,
@@ -91,10 +97,12 @@ impl Gateway {
         let config = &checked.config;
         let region = region::directory(config)?;
         let plans = plans(config)?;
+        let connections = configured(config)?;
         let tables = TablesWriter::open(&region, region::capacity(config))?;
         let journal = Journal::open(&config.state_directory())?;
         let routes = Routes::adopt(&tables);
-        let gateway = Gateway {
+        let mut gateway = Gateway {
+            ike: Ike::new(config),
             checked,
             name,
             started: Instant::now(),
@@ -118,6 +126,7 @@ impl Gateway {
             asked: HashSet::new(),
         };
         gateway.publish_ports();
+        gateway.follow_connections(connections);
         Ok(gateway)
     }
 
@@ -147,16 +156,21 @@ impl Gateway {
         if self.incomplete.is_some_and(|since| since.elapsed() >= RETRY) {
             self.fill();
         }
+        self.tick_ike(&news);
+        self.ask_neighbours(news, mirror);
+        if self.dirty {
+            self.publish_routes();
+            self.keep_neighbours(mirror);
+        }
+    }
+
+    fn ask_neighbours(&mut self, news: News, mirror: &mut Mirror) {
         for neighbour in news.neighbours {
             self.kept.insert(neighbour, Instant::now());
             if let Some(interface) = self.twins.interface_of(neighbour.0) {
                 mirror.resolve(interface, neighbour.1);
                 self.asked.insert((interface, neighbour.1));
             }
-        }
-        if self.dirty {
-            self.publish_routes();
-            self.keep_neighbours(mirror);
         }
     }
 
@@ -183,10 +197,13 @@ impl Gateway {
             checked.config.name.clone_from(name);
         }
         unchangeable(&self.checked.config, &checked.config).map_err(|error| error.to_string())?;
-        self.plans = plans(&checked.config).map_err(|error| error.to_string())?;
-        self.checked = checked;
+        let plans = plans(&checked.config).map_err(|error| error.to_string())?;
+        let connections = configured(&checked.config).map_err(|error| error.to_string())?;
+        (self.plans, self.checked) = (plans, checked);
         self.publish_ports();
+        self.part_from(&connections);
         let changes = self.settle(false);
+        self.follow_connections(connections);
         let warnings = self.checked.warnings.clone();
         Ok(Applied { tunnels: changes, warnings, problems: self.failures.iter().cloned().collect() })
     }
@@ -207,11 +224,12 @@ impl Gateway {
         }
         for (name, tunnel) in &config.tunnels {
             let (Some(interface), Some(plan)) = (&tunnel.interface, self.plans.get(name)) else { continue };
+            let spec = self.tunnels.get(name).map_or(&plan.spec, Live::spec);
             twins.push(TwinSpec {
                 name: interface.clone(),
                 kind: TwinKind::Tun,
                 mac: None,
-                mtu: plan.spec.inner_mtu,
+                mtu: spec.inner_mtu,
                 addresses: tunnel.interface_addresses.iter().map(|own| own.0).collect(),
             });
         }
@@ -290,6 +308,9 @@ impl Gateway {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.fill();
+        if anew {
+            self.renew_lost();
+        }
         changes
     }
 

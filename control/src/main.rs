@@ -41,6 +41,7 @@ fn dispatch(cli: &Cli) -> Done {
         Command::Status => ask(cli, &Request::Status, false),
         Command::Show { what } => match what {
             Show::Sa { tunnel } => ask(cli, &Request::Sas { tunnel: tunnel.clone() }, false),
+            Show::Ike { tunnel } => ask(cli, &Request::Ike { tunnel: tunnel.clone() }, false),
             Show::Tunnels => ask(cli, &Request::Tunnels, false),
             Show::Routes => ask(cli, &Request::Routes, false),
             Show::Drops { all } => ask(cli, &Request::Drops, *all),
@@ -51,10 +52,16 @@ fn dispatch(cli: &Cli) -> Done {
             top::run(&mut connect(cli)?, *interval, *readings, cli.json)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Rekey { tunnel, generation, force } => {
-            let request = Request::Rekey { tunnel: tunnel.clone(), generation: *generation, force: *force };
-            ask(cli, &request, false)
+        Command::Rekey { tunnel, generation, force, ike } => {
+            let (tunnel, generation) = (tunnel.clone(), *generation);
+            ask(cli, &Request::Rekey { tunnel, generation, force: *force, ike: *ike }, false)
         }
+        Command::Initiate { tunnel } => ask(cli, &Request::Initiate { tunnel: tunnel.clone() }, false),
+        Command::Terminate { tunnel, ike } => {
+            ask(cli, &Request::Terminate { tunnel: tunnel.clone(), ike: *ike }, false)
+        }
+        Command::Why { tunnel } => ask(cli, &Request::Why { tunnel: tunnel.clone() }, false),
+        Command::Log { tunnel } => ask(cli, &Request::Log { tunnel: tunnel.clone() }, false),
         Command::Completions { shell } => completions(*shell),
         Command::Man => man(),
     }

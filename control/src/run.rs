@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use penstock_ike::Datagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -101,12 +102,17 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
         false => None,
     };
     log::info!("gateway {} runs, region {}", gateway.config().name, gateway.region().display());
+    let received = gateway.take_received();
     let mut process = Process { gateway, mirror, twins, signals };
-    let mut keeper = keeper;
-    let result = process.serve(called, scraped, &mut keeper).await;
+    let (mut keeper, mut received) = (keeper, received);
+    let result = process.serve(called, scraped, &mut received, &mut keeper).await;
     serving.abort();
     if let Some(metrics) = metrics {
         metrics.abort();
+    }
+    // As long as the data plane still carries what is said. Where everything stays, nobody takes leave.
+    if let (true, Ok(()), Some(received)) = (supervise, &result, &mut received) {
+        process.gateway.close(received).await;
     }
     let _ = stop.send(true);
     if let Some(keeper) = keeper {
@@ -118,6 +124,7 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
     result
 }
 
+type Received = Option<mpsc::Receiver<Datagram>>;
 type Keeper = Option<tokio::task::JoinHandle<Result<(), SuperviseError>>>;
 
 struct Signals {
@@ -156,6 +163,7 @@ impl Process {
         &mut self,
         mut called: mpsc::Receiver<Call>,
         mut scraped: mpsc::Receiver<tokio::sync::oneshot::Sender<telemetry::Snapshot>>,
+        received: &mut Received,
         keeper: &mut Keeper,
     ) -> Result<(), RunError> {
         let mut tick = tokio::time::interval(TICK);
@@ -175,6 +183,7 @@ impl Process {
                         self.gateway.kernel_changed(&self.mirror);
                     }
                 },
+                Some((first, more)) = arrived(received) => self.gateway.received(first, more),
                 Some(call) = called.recv() => {
                     let response = self.gateway.answer(&call.request);
                     let _ = call.reply.send(response);
@@ -232,6 +241,14 @@ impl Process {
         if let Err(error) = self.gateway.remove() {
             log::warn!("{error}");
         }
+    }
+}
+
+/// Waits for a datagram of a peer; for ever where none will come.
+async fn arrived(received: &mut Received) -> Option<(Datagram, &mut mpsc::Receiver<Datagram>)> {
+    match received {
+        None => std::future::pending().await,
+        Some(more) => more.recv().await.map(|first| (first, more)),
     }
 }
 

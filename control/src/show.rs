@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::api::types::{
-    Answer, Applied, Count, Frames, PortStatus, RouteStatus, SaStatus, Status, TunnelStatus, WorkerStatus,
+    Answer, Applied, CertificateEnd, Count, Frames, IkeSaStatus, IkeSummary, LogEntry, PortStatus,
+    RouteStatus, SaStatus, Status, TunnelState, TunnelStatus, WorkerStatus,
 };
 
 /// The text for an answer. `all` shows counters that are zero too.
@@ -20,6 +21,12 @@ pub fn text(answer: &Answer, all: bool) -> String {
         Answer::Rekeyed { tunnel, generation } => {
             format!("tunnel {tunnel} seals with generation {generation}\n")
         }
+        Answer::Started { tunnel, what } => {
+            format!("tunnel {tunnel}: {what} begun; `penstock log {tunnel}` says what becomes of it\n")
+        }
+        Answer::Why(why) => format!("{}\n", why.text),
+        Answer::Log(entries) => log_text(entries),
+        Answer::Ike(sas) => ike_text(sas),
     }
 }
 
@@ -71,6 +78,14 @@ fn status_text(status: &Status) -> String {
         _ => writeln!(out, "data plane not running"),
     };
     let _ = writeln!(out, "tunnels    {} of {} up", status.tunnels_up, status.tunnels);
+    if let Some(ike) = &status.ike {
+        let IkeSummary { sas, half_open, children, ending } = ike;
+        let _ = writeln!(out, "IKE        {sas} SAs, {half_open} half-open, {children} child SAs");
+        for CertificateEnd { tunnel, role, subject, not_after } in ending {
+            let end = moment(*not_after);
+            let _ = writeln!(out, "warning    {role} certificate {subject} of tunnel {tunnel} ends {end}");
+        }
+    }
     let _ = writeln!(out, "routes     {}", status.routes);
     let _ = writeln!(out, "frames     {}", frames_text(&status.frames));
     for problem in &status.problems {
@@ -79,7 +94,8 @@ fn status_text(status: &Status) -> String {
     out
 }
 
-fn duration(seconds: u64) -> String {
+/// A length of time in its two largest units.
+pub fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -89,15 +105,100 @@ fn duration(seconds: u64) -> String {
     }
 }
 
+/// A moment in UTC, by Howard Hinnant's `civil_from_days`.
+fn moment(unix_seconds: u64) -> String {
+    let (days, second) = (unix_seconds / 86400 + 719_468, unix_seconds % 86400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
+}
+
+fn log_text(entries: &[LogEntry]) -> String {
+    if entries.is_empty() {
+        return "nothing has happened yet\n".into();
+    }
+    entries.iter().map(|entry| format!("{} {}\n", moment(entry.unix_seconds), entry.text)).collect()
+}
+
+fn ike_text(sas: &[IkeSaStatus]) -> String {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    let line = |sa: &IkeSaStatus| {
+        let children: Vec<&str> = sa.children.iter().map(|child| child.tunnel.as_str()).collect();
+        let role = if sa.initiator { "initiator" } else { "responder" };
+        vec![
+            sa.connection.clone(),
+            sa.state.clone(),
+            role.into(),
+            sa.local.to_string(),
+            sa.remote.to_string(),
+            or_dash(&sa.identity),
+            or_dash(&sa.algorithms),
+            sa.nat.clone(),
+            duration(sa.age_seconds),
+            duration(sa.rekey_in_seconds),
+            sa.certificate_end.map_or_else(|| "-".into(), moment),
+            if children.is_empty() { "-".into() } else { children.join(",") },
+        ]
+    };
+    let head = [
+        "PEER OF",
+        "STATE",
+        "ROLE",
+        "LOCAL",
+        "REMOTE",
+        "IDENTITY",
+        "ALGORITHMS",
+        "NAT",
+        "AGE",
+        "REKEY IN",
+        "CERTIFICATE ENDS",
+        "TUNNELS",
+    ];
+    table(&head, sas.iter().map(line).collect())
+}
+
+/// Whether packets pass, and where they do not, how far the negotiation is.
+fn tunnel_state(tunnel: &TunnelStatus) -> String {
+    match (&tunnel.problem, &tunnel.ike, tunnel.state) {
+        (Some(problem), ..) => problem.clone(),
+        (None, Some(ike), TunnelState::NoSa) => match (ike.state.as_str(), ike.retry_in_seconds) {
+            ("retrying", Some(seconds)) => format!("no SA, retry in {}", duration(seconds)),
+            (state, _) => format!("no SA, {state}"),
+        },
+        (None, _, state) => state.word().into(),
+    }
+}
+
+fn tunnel_keys(tunnel: &TunnelStatus) -> String {
+    match &tunnel.ike {
+        Some(ike) => ike.esp.clone().unwrap_or_else(|| "ike".into()),
+        None if tunnel.generation == 0 => "fixed".into(),
+        None => format!("lab {}", tunnel.generation),
+    }
+}
+
 fn tunnels_text(tunnels: &[TunnelStatus]) -> String {
     let line = |tunnel: &TunnelStatus| {
+        let identity = tunnel.ike.as_ref().and_then(|ike| ike.identity.clone());
+        let times = tunnel.ike.as_ref().and_then(|ike| ike.age_seconds.zip(ike.rekey_in_seconds));
+        let (age, left) = times.unzip();
+        let time = |seconds: Option<u64>| seconds.map_or_else(|| "-".into(), duration);
         vec![
             tunnel.name.clone(),
-            tunnel.problem.clone().unwrap_or_else(|| tunnel.state.word().into()),
+            tunnel_state(tunnel),
             tunnel.local.to_string(),
             tunnel.peer.to_string(),
+            identity.unwrap_or_else(|| "-".into()),
+            tunnel_keys(tunnel),
+            time(age),
+            time(left),
             tunnel.interface.clone().unwrap_or_else(|| "-".into()),
-            tunnel.generation.to_string(),
             tunnel.inner_mtu.to_string(),
             tunnel.sent.packets.to_string(),
             tunnel.sent.bytes.to_string(),
@@ -110,8 +211,11 @@ fn tunnels_text(tunnels: &[TunnelStatus]) -> String {
         "STATE",
         "LOCAL",
         "PEER",
+        "IDENTITY",
+        "KEYS",
+        "AGE",
+        "REKEY IN",
         "INTERFACE",
-        "GENERATION",
         "MTU",
         "SENT",
         "OCTETS",
@@ -135,6 +239,8 @@ fn sas_text(sas: &[SaStatus]) -> String {
             sa.limit.map_or_else(|| "-".into(), |limit| limit.to_string()),
             sa.window.map_or_else(|| "-".into(), |window| window.to_string()),
             sa.refused.map_or_else(|| "-".into(), |refused| refused.to_string()),
+            sa.age_seconds.map_or_else(|| "-".into(), duration),
+            sa.rekey_in_seconds.map_or_else(|| "-".into(), duration),
             sa.traffic.packets.to_string(),
             sa.traffic.bytes.to_string(),
         ]
@@ -150,6 +256,8 @@ fn sas_text(sas: &[SaStatus]) -> String {
         "LIMIT",
         "WINDOW",
         "REFUSED",
+        "AGE",
+        "REKEY IN",
         "PACKETS",
         "OCTETS",
     ];
@@ -263,6 +371,14 @@ mod tests {
         assert_eq!(drops_text(&drops, false), "REASON   FRAMES  MEANING\ntoo_old       2  words\n");
         assert!(drops_text(&drops, true).contains("replayed"));
         assert_eq!(drops_text(&drops[..1], false), "nothing was dropped\n");
+    }
+
+    #[test]
+    fn moments_are_those_of_the_calendar() {
+        assert_eq!(moment(0), "1970-01-01T00:00:00Z");
+        assert_eq!(moment(951_827_696), "2000-02-29T12:34:56Z");
+        assert_eq!(moment(4_107_542_399), "2100-02-28T23:59:59Z");
+        assert_eq!(moment(4_107_542_400), "2100-03-01T00:00:00Z");
     }
 
     #[test]

@@ -16,7 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::types::{PortStatus, Status, TunnelState, TunnelStatus};
+use crate::api::types::{CertificateEnd, PortStatus, Status, TunnelState, TunnelStatus};
+use crate::ike::IkeMetrics;
 
 /// Everything that is told, at one time.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub workers: Vec<Tally>,
     /// Hints of workers that were overwritten unread.
     pub events_lost: u64,
+    /// IKEv2.
+    pub ike: IkeMetrics,
 }
 
 /// Labels and value of one sample.
@@ -61,6 +64,7 @@ impl Collector for Snapshot {
         )?;
         self.encode_workers(encoder)?;
         self.encode_tunnels(encoder)?;
+        self.encode_ike(encoder)?;
         self.encode_ports(encoder)
     }
 }
@@ -116,6 +120,29 @@ impl Snapshot {
         counter(encoder, "penstock_tunnel_packets", "Packets through the tunnel", packets)?;
         let bytes = both(&|tunnel| tunnel.sent.bytes, &|tunnel| tunnel.received.bytes);
         counter(encoder, "penstock_tunnel_bytes", "Inner octets through the tunnel", bytes)
+    }
+
+    fn encode_ike(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let ike = &self.ike;
+        let single = |value: u64| vec![(Vec::new(), value)];
+        gauge(encoder, "penstock_ike_sas", "IKE SAs, without half-open ones", single(ike.sas))?;
+        let help = "IKE SAs that a peer began and that are not authenticated yet";
+        gauge(encoder, "penstock_ike_half_open", help, single(ike.half_open))?;
+        let help = "Child SAs in use or draining";
+        gauge(encoder, "penstock_ike_child_sas", help, single(ike.children))?;
+        let rekeys = [("ike", ike.rekeys.0), ("child", ike.rekeys.1)];
+        let rekeys = rekeys.map(|(kind, count)| (vec![("kind", kind.to_string())], count));
+        counter(encoder, "penstock_ike_rekeys", "SAs that were replaced by new ones", rekeys.into())?;
+        let failures = ike.failures.iter();
+        let failures = failures.map(|(reason, count)| (vec![("reason", reason.code().to_string())], *count));
+        let help = "Negotiations that failed and SAs that ended, by reason (docs/reasons.md)";
+        counter(encoder, "penstock_ike_failures", help, failures.collect())?;
+        let labels = |one: &CertificateEnd| {
+            vec![("tunnel", one.tunnel.clone()), ("role", one.role.clone()), ("subject", one.subject.clone())]
+        };
+        let ends = ike.certificates.iter().map(|one| (labels(one), one.not_after)).collect();
+        let help = "End of validity of certificates in use, in seconds since 1970";
+        gauge(encoder, "penstock_certificate_end_seconds", help, ends)
     }
 
     fn encode_ports(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

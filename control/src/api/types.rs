@@ -1,7 +1,7 @@
 //! The words of the local socket: a [`Request`] enters as one line of JSON, a [`Response`] leaves as one. Server, client and
 //! `--json` output share these types, so what a script reads is what stands here.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -33,16 +33,48 @@ pub enum Request {
     Workers,
     /// Read the configuration file again and make it so.
     Apply,
-    /// Step the keys of a tunnel.
+    /// Replace the keys of a tunnel: negotiate new ones, or step its lab keys.
     Rekey {
         /// Name of the tunnel.
         tunnel: String,
-        /// The generation to step to; the next one where it is not said.
+        /// The generation to step to; the next one where it is not said. With lab keys only.
         #[serde(default)]
         generation: Option<u32>,
-        /// Although the peer may not have followed the last step.
+        /// Although the peer may not have followed the last step. With lab keys only.
         #[serde(default)]
         force: bool,
+        /// The keys of the IKE SA instead.
+        #[serde(default)]
+        ike: bool,
+    },
+    /// Set a tunnel up.
+    Initiate {
+        /// Name of the tunnel.
+        tunnel: String,
+    },
+    /// Take a tunnel down.
+    Terminate {
+        /// Name of the tunnel.
+        tunnel: String,
+        /// The IKE SA too, with all tunnels that share it.
+        #[serde(default)]
+        ike: bool,
+    },
+    /// Why packets do not pass through a tunnel.
+    Why {
+        /// Name of the tunnel.
+        tunnel: String,
+    },
+    /// What happened to a tunnel lately.
+    Log {
+        /// Name of the tunnel.
+        tunnel: String,
+    },
+    /// Every IKE SA.
+    Ike {
+        /// Only of this tunnel.
+        #[serde(default)]
+        tunnel: Option<String>,
     },
 }
 
@@ -83,6 +115,145 @@ pub enum Answer {
         /// The generation that it seals with now.
         generation: u32,
     },
+    /// To [`Request::Initiate`], [`Request::Terminate`], and [`Request::Rekey`] of negotiated keys: it was begun.
+    Started {
+        /// Name of the tunnel.
+        tunnel: String,
+        /// What was begun.
+        what: String,
+    },
+    /// To [`Request::Why`].
+    Why(WhyStatus),
+    /// To [`Request::Log`], oldest first.
+    Log(Vec<LogEntry>),
+    /// To [`Request::Ike`].
+    Ike(Vec<IkeSaStatus>),
+}
+
+/// Why packets do not pass through a tunnel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WhyStatus {
+    /// Its name.
+    pub tunnel: String,
+    /// Whether they do.
+    pub up: bool,
+    /// A stable code: `up`, `waiting`, a reason of `docs/reasons.md`, ...
+    pub code: String,
+    /// One or two lines for people.
+    pub text: String,
+    /// When it failed, in seconds since 1970.
+    pub unix_seconds: Option<u64>,
+}
+
+/// One event of IKEv2.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// When, in seconds since 1970.
+    pub unix_seconds: u64,
+    /// A stable code: `ike-up`, `child-rekeyed`, `failed`, ...
+    pub event: String,
+    /// The tunnel, where it is of one child and not of the IKE SA.
+    pub child: Option<String>,
+    /// A reason of `docs/reasons.md`, for what went wrong or ended.
+    pub reason: Option<String>,
+    /// For people.
+    pub text: String,
+}
+
+/// One IKE SA.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkeSaStatus {
+    /// The tunnel that owns the peer.
+    pub connection: String,
+    /// `connecting`, `half-open`, `up`, `rekeyed`, `closing`.
+    pub state: String,
+    /// Whether this gateway began it.
+    pub initiator: bool,
+    /// SPI of the initiator, hexadecimal.
+    pub spi_initiator: String,
+    /// SPI of the responder, hexadecimal.
+    pub spi_responder: String,
+    /// Outer address and port of this gateway.
+    pub local: SocketAddr,
+    /// Outer address and port of the peer.
+    pub remote: SocketAddr,
+    /// Who the peer proved to be.
+    pub identity: Option<String>,
+    /// Cipher, integrity, PRF, key exchange.
+    pub algorithms: Option<String>,
+    /// Where addresses are translated: `none`, `here`, `peer`, `both`.
+    pub nat: String,
+    /// Since it was established.
+    pub age_seconds: u64,
+    /// Until it is replaced.
+    pub rekey_in_seconds: u64,
+    /// End of validity of the peer's certificate, in seconds since 1970.
+    pub certificate_end: Option<u64>,
+    /// Its child SAs.
+    pub children: Vec<IkeChild>,
+}
+
+/// One child SA of an IKE SA.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkeChild {
+    /// Its tunnel.
+    pub tunnel: String,
+    /// Inbound SPI.
+    pub spi_in: u32,
+    /// Outbound SPI.
+    pub spi_out: u32,
+    /// Cipher, key exchange, extended sequence numbers.
+    pub esp: String,
+    /// Networks of this side as negotiated.
+    pub local: Vec<String>,
+    /// Networks of the peer as negotiated.
+    pub remote: Vec<String>,
+    /// Whether the tunnel seals with it.
+    pub sending: bool,
+    /// Since it was established.
+    pub age_seconds: u64,
+    /// Until it is replaced.
+    pub rekey_in_seconds: u64,
+    /// The worker that it belongs to (RFC 9611).
+    pub worker: Option<u32>,
+}
+
+/// What IKEv2 knows of a tunnel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NegotiatedStatus {
+    /// The tunnel that owns the peer.
+    pub connection: String,
+    /// `connecting`, `half-open`, `up`, `rekeyed`, `closing`; `retrying` or `waiting` where there is no IKE SA.
+    pub state: String,
+    /// Who the peer proved to be.
+    pub identity: Option<String>,
+    /// Algorithms of the IKE SA.
+    pub ike: Option<String>,
+    /// Algorithms of the child SA.
+    pub esp: Option<String>,
+    /// Where addresses are translated: `none`, `here`, `peer`, `both`.
+    pub nat: String,
+    /// Since the child SA was established.
+    pub age_seconds: Option<u64>,
+    /// Until the child SA is replaced.
+    pub rekey_in_seconds: Option<u64>,
+    /// Until it is tried again.
+    pub retry_in_seconds: Option<u64>,
+    /// End of validity of the peer's certificate, in seconds since 1970.
+    pub certificate_end: Option<u64>,
+}
+
+/// End of validity of a certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertificateEnd {
+    /// The tunnel that owns the peer.
+    pub tunnel: String,
+    /// `local`, `ca` or `peer`.
+    pub role: String,
+    /// Subject.
+    pub subject: String,
+    /// In seconds since 1970.
+    pub not_after: u64,
 }
 
 /// The gateway as a whole.
@@ -104,12 +275,27 @@ pub struct Status {
     pub tunnels: usize,
     /// Tunnels that have an SA and a way to their peer.
     pub tunnels_up: usize,
+    /// IKEv2, where a tunnel has it.
+    pub ike: Option<IkeSummary>,
     /// Routes in the data plane.
     pub routes: usize,
     /// Frames since the data plane started.
     pub frames: Frames,
     /// What is not as it should be.
     pub problems: Vec<String>,
+}
+
+/// IKEv2 as a whole.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkeSummary {
+    /// IKE SAs, also those being set up by this gateway or replaced.
+    pub sas: u64,
+    /// Peers that began and are not authenticated yet.
+    pub half_open: u64,
+    /// Child SAs in use or draining.
+    pub children: u64,
+    /// Certificates in use that end within 30 days, or have ended.
+    pub ending: Vec<CertificateEnd>,
 }
 
 /// The data plane.
@@ -153,10 +339,12 @@ pub struct TunnelStatus {
     pub interface: Option<String>,
     /// Largest inner packet, in octets.
     pub inner_mtu: u16,
-    /// Generation of its lab keys; 0 for fixed keys.
+    /// Generation of its lab keys; 0 for fixed and for negotiated keys.
     pub generation: u32,
     /// Highest generation that the peer used.
     pub peer_generation: u32,
+    /// What IKEv2 knows of it, where it negotiates the keys.
+    pub ike: Option<NegotiatedStatus>,
     /// Sent, since this control knows the tunnel.
     pub sent: Traffic,
     /// Received, since this control knows the tunnel.
@@ -200,6 +388,8 @@ pub struct SaStatus {
     pub direction: String,
     /// SPI.
     pub spi: u32,
+    /// Inbound SPI of the SA that was negotiated together with it; its own for an inbound one. 0 with lab keys.
+    pub pair: u32,
     /// Its slot in the tables.
     pub slot: u32,
     /// Cipher, as the configuration calls it.
@@ -218,6 +408,10 @@ pub struct SaStatus {
     pub window: Option<u32>,
     /// Replayed, too old, or with a wrong tag, in its slot; of an inbound SA.
     pub refused: Option<u64>,
+    /// Since it was negotiated.
+    pub age_seconds: Option<u64>,
+    /// Until it is replaced, where IKEv2 does it.
+    pub rekey_in_seconds: Option<u64>,
     /// What it carried since this control knows it.
     pub traffic: Traffic,
 }
@@ -323,7 +517,10 @@ mod tests {
     #[test]
     fn a_line_is_as_short_as_an_operator_would_type_it() {
         let request: Request = serde_json::from_str(r#"{"command":"rekey","tunnel":"a"}"#).expect("read");
-        assert_eq!(request, Request::Rekey { tunnel: "a".into(), generation: None, force: false });
+        assert_eq!(
+            request,
+            Request::Rekey { tunnel: "a".into(), generation: None, force: false, ike: false }
+        );
         assert!(serde_json::from_str::<Request>(r#"{"command":"reboot"}"#).is_err());
         let answer = Response::Ok(Answer::Rekeyed { tunnel: "a".into(), generation: 2 });
         assert_eq!(

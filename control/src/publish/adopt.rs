@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use penstock_tables::{StateView, TablesWriter};
+use penstock_tables::{OutboundSa, StateView, TablesWriter};
 
 use super::lab::Material;
 use super::live::{Inbound, Live, Outbound, Traffic};
@@ -21,21 +21,26 @@ impl Tunnels {
         plans: &BTreeMap<String, Plan>,
     ) -> Vec<u32> {
         let found: Vec<_> =
-            tables.tunnels().map(|(slot, tunnel)| (slot, tunnel.spec().name, tunnel.outbound())).collect();
+            tables.tunnels().map(|(slot, tunnel)| (slot, tunnel.spec(), tunnel.outbound())).collect();
         let mut leaving = Vec::new();
         let mut sealing = HashMap::new();
-        for (slot, name, outbound) in found {
+        for (slot, spec, outbound) in found {
             sealing.insert(slot, outbound);
-            match plans.get(&name) {
-                Some(plan) if !self.live.contains_key(&name) => {
-                    self.by_slot.insert(slot, name.clone());
-                    self.live.insert(name, Live::new(slot, plan.clone(), &self.journal));
+            match plans.get(&spec.name) {
+                Some(plan) if !self.live.contains_key(&spec.name) => {
+                    self.by_slot.insert(slot, spec.name.clone());
+                    let mut live = Live::new(slot, plan.clone(), &self.journal);
+                    live.negotiated = Some(spec.clone()).filter(|_| live.is_negotiated());
+                    self.live.insert(spec.name, live);
                 }
                 _ => leaving.push(slot),
             }
         }
-        let outbound: Vec<u32> = self.adopt_outbound(tables, state, &sealing);
-        let inbound: Vec<u32> = self.adopt_inbound(tables, state);
+        let mut outbound: Vec<u32> = self.adopt_outbound(tables, state, &sealing);
+        let mut inbound: Vec<u32> = self.adopt_inbound(tables, state);
+        for live in self.live.values_mut().filter(|live| live.is_negotiated()) {
+            live.pair_up(&mut outbound, &mut inbound);
+        }
         for live in self.live.values().filter(|live| live.outbound.is_none()) {
             tables.switch_outbound(live.slot, None);
         }
@@ -59,6 +64,11 @@ impl Tunnels {
                 useless.push(slot);
                 continue;
             };
+            let negotiated = live.is_negotiated() && sa.epoch() == state.epoch() && adoptable(&live.plan, sa);
+            if let (true, Some(spi)) = (negotiated, sa.spi()) {
+                live.outbound = Some(adopted(slot, spi, sa, state));
+                continue;
+            }
             let form = &live.plan.form;
             let Some(material) = live.outbound_material() else {
                 useless.push(slot);
@@ -76,15 +86,8 @@ impl Tunnels {
                 useless.push(slot);
                 continue;
             }
-            live.outbound = Some(Outbound {
-                slot,
-                spi: material.spi,
-                generation: live.generation,
-                granted: sa.hard_limit(),
-                offset: sa.offset(),
-                first: state.outbound(slot).last_reserved(sa.offset()),
-                before: Traffic::of(state.outbound(slot).totals()),
-            });
+            live.outbound =
+                Some(Outbound { generation: live.generation, ..adopted(slot, material.spi, sa, state) });
         }
         useless
     }
@@ -95,6 +98,9 @@ impl Tunnels {
         for (slot, sa) in tables.inbound() {
             let live = self.by_slot.get(&sa.tunnel()).and_then(|name| self.live.get_mut(name));
             let found = live.and_then(|live| {
+                if live.is_negotiated() && sa.epoch() == state.epoch() {
+                    return sa.spi().map(|spi| (live, spi));
+                }
                 let (form, key) = (live.plan.form.clone(), tables.inbound_key(slot));
                 let right = |material: &Material| {
                     sa.spi() == Some(material.spi)
@@ -117,5 +123,38 @@ impl Tunnels {
             live.inbound.insert(generation, Inbound { slot, spi, base: sa.base(), before });
         }
         useless
+    }
+}
+
+fn adopted(slot: u32, spi: u32, sa: &OutboundSa, state: &StateView) -> Outbound {
+    Outbound {
+        slot,
+        spi,
+        pair: 0,
+        generation: 0,
+        granted: sa.hard_limit(),
+        offset: sa.offset(),
+        first: state.outbound(slot).last_reserved(sa.offset()),
+        before: Traffic::of(state.outbound(slot).totals()),
+    }
+}
+
+/// Whether a negotiated SA leads from the gateway to the peer that the file names now.
+fn adoptable(plan: &Plan, sa: &OutboundSa) -> bool {
+    let from = sa.template()[12..16] == plan.local.octets();
+    from && (plan.peer.is_unspecified() || sa.template()[16..20] == plan.peer.octets())
+}
+
+impl Live {
+    /// Which inbound SA belongs to the outbound one is not written in the tables, and it does not matter: they go together
+    /// when IKEv2 has replaced them. One direction without the other is of no use: its slots are told.
+    fn pair_up(&mut self, outbound: &mut Vec<u32>, inbound: &mut Vec<u32>) {
+        if let (Some(sa), Some((spi_in, _))) = (&mut self.outbound, self.inbound.first_key_value()) {
+            sa.pair = *spi_in;
+            return;
+        }
+        self.negotiated = None;
+        outbound.extend(self.outbound.take().map(|sa| sa.slot));
+        inbound.extend(std::mem::take(&mut self.inbound).into_values().map(|sa| sa.slot));
     }
 }

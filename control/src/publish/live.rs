@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use penstock_tables::TableFull;
-use penstock_tables::{InboundSpec, KeyBlock, OutboundSpec, StateView, TablesWriter};
+use penstock_tables::{InboundSpec, KeyBlock, OutboundSpec, StateView, TablesWriter, TunnelSpec};
 
 use super::journal::Journal;
 use super::lab::{ChainId, Material, fixed_id};
@@ -49,7 +49,9 @@ pub struct Outbound {
     pub slot: u32,
     /// Its SPI.
     pub spi: u32,
-    /// Generation of its key; 0 for a fixed one.
+    /// Inbound SPI of the SA that was negotiated together with it; 0 for lab keys.
+    pub pair: u32,
+    /// Generation of its key; 0 for a fixed and for a negotiated one.
     pub generation: u32,
     /// Last sequence number that is granted.
     pub granted: u64,
@@ -104,8 +106,12 @@ pub struct Live {
     pub plan: Plan,
     /// The SA that seals now.
     pub outbound: Option<Outbound>,
-    /// The SAs that open, by generation; 0 for a fixed key.
+    /// Negotiated SAs that sealed before it and were not removed yet, by the inbound SPI of their pair.
+    pub standby: BTreeMap<u32, Outbound>,
+    /// The SAs that open, by generation; 0 for a fixed key. Negotiated ones by SPI.
     pub inbound: BTreeMap<u32, Inbound>,
+    /// What was negotiated, where it is otherwise than the file says: selectors, the peer's address, the largest packet.
+    pub negotiated: Option<TunnelSpec>,
     /// Generation of the keys; 0 for fixed ones.
     pub generation: u32,
     /// The highest generation that the peer is known to have reached.
@@ -130,7 +136,9 @@ impl Live {
             slot,
             plan,
             outbound: None,
+            standby: BTreeMap::new(),
             inbound: BTreeMap::new(),
+            negotiated: None,
             generation,
             peer_generation,
             problem: None,
@@ -143,7 +151,7 @@ impl Live {
     /// What was sent and received since this control knows the tunnel, over all its SAs.
     pub fn traffic(&self, state: &StateView) -> (Traffic, Traffic) {
         let (mut sent, mut received) = (self.sent, self.received);
-        self.outbound.iter().for_each(|sa| sent.add(sa.traffic(state)));
+        self.outbound.iter().chain(self.standby.values()).for_each(|sa| sent.add(sa.traffic(state)));
         self.inbound.values().for_each(|sa| received.add(sa.traffic(state)));
         (sent, received)
     }
@@ -196,8 +204,12 @@ impl Live {
         used.saturating_add(1 << self.grant_log2()).min(most)
     }
 
-    /// Whether keys or form are others than `plan`'s, so that its SAs cannot stay.
+    /// Whether keys or form are others than `plan`'s, so that its SAs cannot stay. What is negotiated stays until IKEv2
+    /// replaces it.
     pub(super) fn other_sas(&self, plan: &Plan) -> bool {
+        if let (Keys::Ike, Keys::Ike) = (&self.plan.keys, &plan.keys) {
+            return false;
+        }
         let materials = |keys: &Keys| match keys {
             Keys::Derived { chain, .. } => vec![chain.outbound(1), chain.inbound(1)],
             Keys::Fixed { outbound, inbound } => vec![outbound.clone(), inbound.clone()],
@@ -269,8 +281,16 @@ pub(super) fn add_outbound(
     let before = Traffic::of(state.outbound(slot).totals());
     let offset = state.outbound(slot).offset_after(used);
     tables.switch_outbound(live.slot, Some(slot));
-    live.outbound =
-        Some(Outbound { slot, spi, generation: live.generation, granted, offset, first: used, before });
+    live.outbound = Some(Outbound {
+        slot,
+        spi,
+        pair: 0,
+        generation: live.generation,
+        granted,
+        offset,
+        first: used,
+        before,
+    });
     Ok(())
 }
 
@@ -300,7 +320,7 @@ pub(super) fn switch_generation(
     Ok(())
 }
 
-fn retire_inbound(live: &mut Live, tables: &mut TablesWriter, state: &StateView, generation: u32) {
+pub(super) fn retire_inbound(live: &mut Live, tables: &mut TablesWriter, state: &StateView, generation: u32) {
     if let Some(old) = live.inbound.remove(&generation) {
         live.received.add(old.traffic(state));
         tables.retire_inbound(old.slot);
@@ -310,7 +330,8 @@ fn retire_inbound(live: &mut Live, tables: &mut TablesWriter, state: &StateView,
 /// Takes all SAs of a tunnel out; its packets are dropped from now on.
 pub(super) fn take_out(live: &mut Live, tables: &mut TablesWriter, state: &StateView) {
     tables.switch_outbound(live.slot, None);
-    if let Some(old) = live.outbound.take() {
+    live.negotiated = None;
+    for old in live.outbound.take().into_iter().chain(std::mem::take(&mut live.standby).into_values()) {
         live.sent.add(old.traffic(state));
         tables.retire_outbound(old.slot);
     }

@@ -7,6 +7,7 @@ mod adopt;
 pub mod journal;
 pub mod lab;
 pub mod live;
+pub mod negotiated;
 pub mod plan;
 pub mod rekey;
 pub mod routes;

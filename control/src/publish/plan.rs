@@ -228,7 +228,8 @@ pub fn inner_mtu(outer: u16, udp: bool) -> u16 {
     (outer.saturating_sub(fixed) & !3).saturating_sub(2)
 }
 
-fn template(local: Ipv4Addr, peer: Ipv4Addr, udp: bool) -> OuterTemplate {
+/// Outer headers with ports of 4500 where ESP is in UDP.
+pub(super) fn template(local: Ipv4Addr, peer: Ipv4Addr, udp: bool) -> OuterTemplate {
     let mut octets = [0; 28];
     octets[0] = 0x45;
     octets[8] = TTL;

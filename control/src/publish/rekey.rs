@@ -193,6 +193,9 @@ enum Due {
 }
 
 fn due(live: &Live, state: &StateView) -> Option<Due> {
+    if live.is_negotiated() {
+        return None;
+    }
     let newer = live.inbound.range(live.peer_generation.saturating_add(1)..).rev();
     if let Some((seen, _)) = newer.into_iter().find(|(_, sa)| sa.sequence(state) > 0) {
         return Some(Due::PeerAt(*seen));

@@ -48,9 +48,9 @@ impl KernelView {
         })
     }
 
-    /// The neighbour that a packet to `address` is handed to, on which port.
+    /// The neighbour that a packet to `address` is handed to, on which port; none for 0.0.0.0, a peer that is not known yet.
     pub fn next_hop(&self, address: Ipv4Addr) -> Option<(u8, Ipv4Addr)> {
-        match self.lookup(address)?.1 {
+        match self.lookup(Some(address).filter(|address| !address.is_unspecified())?)?.1 {
             Target::Link(port) => Some((*port, address)),
             Target::Gateway(port, via) => Some((*port, *via)),
             _ => None,
@@ -94,7 +94,7 @@ impl Routes {
         tunnels: &Tunnels,
     ) -> Result<(), TableFull> {
         let peers: Vec<(u32, Option<(u8, Ipv4Addr)>)> =
-            tunnels.iter().map(|(_, live)| (live.slot, kernel.next_hop(live.plan.peer))).collect();
+            tunnels.iter().map(|(_, live)| (live.slot, kernel.next_hop(live.peer()))).collect();
         let wanted_hops = hops(kernel, peers.iter().filter_map(|(_, hop)| *hop));
         let mut result = self.add_hops(tables, kernel, &wanted_hops);
         let wanted = self.routes(kernel, tunnels);
@@ -116,7 +116,7 @@ impl Routes {
 
     /// The neighbours that must be resolved before any packet asks: gateways of routes and the way to every peer.
     pub fn gateways(&self, kernel: &KernelView, tunnels: &Tunnels) -> HashSet<Neighbour> {
-        let peers = tunnels.iter().filter_map(|(_, live)| kernel.next_hop(live.plan.peer));
+        let peers = tunnels.iter().filter_map(|(_, live)| kernel.next_hop(live.peer()));
         gateways(kernel).chain(peers).collect()
     }
 
@@ -229,8 +229,7 @@ impl<'a> Policies<'a> {
         };
         let (address, mask) = (net.network().to_bits(), net.netmask().to_bits());
         !live
-            .plan
-            .spec
+            .spec()
             .local
             .iter()
             .any(|own| own.mask != 0 && own.mask & mask == own.mask && own.covers(address))

@@ -98,8 +98,8 @@ impl Tunnels {
             } else {
                 changes.untouched += 1;
             }
-            live.plan = plan.clone();
-            live.problem = tables.update_tunnel(live.slot, &plan.spec).err().map(|error| error.to_string());
+            live.follow(plan, tables);
+            live.problem = tables.update_tunnel(live.slot, live.spec()).err().map(|error| error.to_string());
         }
         (changes, leaving)
     }

@@ -151,6 +151,16 @@ impl TablesWriter {
         all.filter(|(_, sa)| sa.head.live().is_some())
     }
 
+    /// The outbound SA in `slot`, as the data plane sees it.
+    pub fn outbound_sa(&self, slot: u32) -> &OutboundSa {
+        self.map.outbound(slot)
+    }
+
+    /// The inbound SA in `slot`, as the data plane sees it.
+    pub fn inbound_sa(&self, slot: u32) -> &InboundSa {
+        self.map.inbound(slot)
+    }
+
     /// Key blocks as the data plane sees them, for re-adoption and tests: outbound.
     pub fn outbound_key(&self, slot: u32) -> &KeyBlock {
         self.map.outbound_key(slot)
@@ -265,6 +275,12 @@ impl TablesWriter {
         let sa = self.map.outbound(slot);
         let limit = if sa.esn() { limit } else { limit.min(u64::from(u32::MAX)) };
         sa.hard.fetch_max(limit, Ordering::AcqRel);
+    }
+
+    /// Lowers the hard limit of a live outbound SA to `limit` or keeps it where it is lower; returns it. What goes on with the
+    /// same key elsewhere begins behind it.
+    pub fn cap_hard_limit(&mut self, slot: u32, limit: u64) -> u64 {
+        self.map.outbound(slot).hard.fetch_min(limit, Ordering::AcqRel).min(limit)
     }
 
     /// Takes an outbound SA out; switch its tunnel away first.

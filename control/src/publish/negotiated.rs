@@ -1,0 +1,339 @@
+//! SAs that IKEv2 negotiated, in `tables`: what the protocol machine wants enters, slots are filled, switched to and given
+//! back. The inbound half is there before the peer can use it, the outbound half when the peer can open it (RFC 7296
+//! section 2.8). A key never outlives the slot that counts its numbers, so that no nonce is used twice without any journal.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use penstock_ike::ChildSa;
+use penstock_ike::crypto::{DirectionKey, EspCipher};
+use penstock_ike::message::TrafficSelector;
+use penstock_tables::sa::OuterTemplate;
+use penstock_tables::tunnel::MAX_SELECTORS;
+use penstock_tables::{
+    Cipher, InboundSpec, KeyBlock, KeyError, OutboundSpec, Selector, StateView, TableFull, TablesWriter,
+    TunnelSpec,
+};
+
+use super::live::{Inbound, Live, Outbound, Traffic, retire_inbound};
+use super::plan::{Keys, Plan, inner_mtu, template};
+use super::tunnels::Tunnels;
+
+/// Sequence numbers that are left out where an outbound SA goes on in another slot: far more than all workers can take from
+/// the old slot before they see the new one.
+const GAP: u64 = 1 << 20;
+/// A rekey is asked for so many numbers (as a power of two) before the last one: a minute at 14 million packets a second.
+const SOFT_LOG2: u8 = 30;
+
+/// Why an SA is not in the tables.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// No free slot.
+    #[error(transparent)]
+    Table(#[from] TableFull),
+    /// The key has not the cipher's length.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The tunnel is not in the tables.
+    #[error("the tunnel is not in the tables: `capacity.tunnels` is too small, or it was taken out")]
+    NoTunnel,
+    /// The outer addresses.
+    #[error("its outer addresses are not IPv4")]
+    Family,
+}
+
+impl Live {
+    /// What stands in the tables for the tunnel: what was negotiated where there is an SA, else what the file says.
+    pub fn spec(&self) -> &TunnelSpec {
+        self.negotiated.as_ref().unwrap_or(&self.plan.spec)
+    }
+
+    /// Outer address of the peer; 0.0.0.0 as long as only the peer knows it.
+    pub fn peer(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.spec().peer)
+    }
+
+    /// Takes a new plan. What was negotiated stays as long as its SAs do.
+    pub(super) fn follow(&mut self, plan: &Plan, tables: &TablesWriter) {
+        self.plan = plan.clone();
+        let udp = self.outbound.as_ref().is_some_and(|outbound| tables.outbound_sa(outbound.slot).udp());
+        if let Some(negotiated) = &mut self.negotiated {
+            negotiated.interface.clone_from(&plan.spec.interface);
+            negotiated.inner_mtu = inner_mtu(plan.outer_mtu, udp);
+        }
+    }
+
+    /// Whether IKEv2 makes its SAs.
+    pub fn is_negotiated(&self) -> bool {
+        matches!(self.plan.keys, Keys::Ike)
+    }
+
+    /// The outbound SA that was negotiated together with this inbound SPI.
+    fn outbound_of(&mut self, spi_in: u32) -> Option<&mut Outbound> {
+        match &mut self.outbound {
+            Some(outbound) if outbound.pair == spi_in => Some(outbound),
+            _ => self.standby.get_mut(&spi_in),
+        }
+    }
+}
+
+impl Tunnels {
+    /// Installs the inbound half; it opens at once.
+    ///
+    /// # Errors
+    /// [`InstallError`]; the SPI is free again then.
+    pub fn install_inbound(
+        &mut self,
+        tables: &mut TablesWriter,
+        state: &StateView,
+        sa: &ChildSa,
+    ) -> Result<(), InstallError> {
+        let live = self.live.get_mut(&*sa.child).filter(|live| live.is_negotiated());
+        let found = live.ok_or(InstallError::NoTunnel);
+        let found = found.and_then(|live| Ok((live, expand(sa.esp.cipher, &sa.key_in)?)));
+        let (live, key) = found.inspect_err(|_| tables.release_spi(sa.spi_in))?;
+        let slot = sa.spi_in & (tables.capacity().inbound_slots() as u32 - 1);
+        let (base, before) = (state.inbound(slot).top(), Traffic::of(state.inbound(slot).totals()));
+        let spec = InboundSpec { tunnel: live.slot, key, esn: sa.esp.esn, window: live.plan.form.window };
+        tables.install_inbound(sa.spi_in, spec, state);
+        live.inbound.insert(sa.spi_in, Inbound { slot, spi: sa.spi_in, base, before });
+        Ok(())
+    }
+
+    /// Installs the outbound half and seals with it from now on; the one before stays until it is removed. Returns whether
+    /// the peer's address is another than before.
+    ///
+    /// # Errors
+    /// [`InstallError`]; the one before stays in use then.
+    pub fn switch_to(
+        &mut self,
+        tables: &mut TablesWriter,
+        state: &StateView,
+        sa: &ChildSa,
+    ) -> Result<bool, InstallError> {
+        let live = self.live.get_mut(&*sa.child).filter(|live| live.is_negotiated());
+        let live = live.ok_or(InstallError::NoTunnel)?;
+        let (IpAddr::V4(local), IpAddr::V4(peer)) = sa.outer else { return Err(InstallError::Family) };
+        let key = expand(sa.esp.cipher, &sa.key_out)?;
+        let ports = sa.encapsulation.map(|udp| (udp.local_port, udp.remote_port));
+        let last = if sa.esp.esn { u64::MAX - 1 } else { u64::from(u32::MAX) };
+        let spec = OutboundSpec {
+            spi: sa.spi_out,
+            tunnel: live.slot,
+            key,
+            esn: sa.esp.esn,
+            udp: ports.is_some(),
+            dont_fragment: live.plan.form.dont_fragment,
+            template: outer(local, peer, ports),
+            last_used: 0,
+            hard_limit: last,
+            soft_log2: SOFT_LOG2,
+        };
+        let slot = tables.install_outbound(spec, state)?;
+        let negotiated = TunnelSpec {
+            local: selectors(&sa.local_ts).unwrap_or_else(|| live.plan.spec.local.clone()),
+            remote: selectors(&sa.remote_ts).unwrap_or_else(|| live.plan.spec.remote.clone()),
+            inner_mtu: inner_mtu(live.plan.outer_mtu, ports.is_some()),
+            peer: peer.to_bits(),
+            ..live.plan.spec.clone()
+        };
+        let moved = live.peer() != peer;
+        tables.update_tunnel(live.slot, &negotiated)?;
+        live.negotiated = Some(negotiated);
+        let outbound = Outbound {
+            slot,
+            spi: sa.spi_out,
+            pair: sa.spi_in,
+            generation: 0,
+            granted: last,
+            offset: state.outbound(slot).offset_after(0),
+            first: 0,
+            before: Traffic::of(state.outbound(slot).totals()),
+        };
+        tables.switch_outbound(live.slot, Some(slot));
+        let old = live.outbound.replace(outbound);
+        live.standby.extend(old.map(|old| (old.pair, old)));
+        Ok(moved)
+    }
+
+    /// Seals again with an SA that was switched away from and not removed. False where there is none.
+    pub fn switch_back(&mut self, tables: &mut TablesWriter, name: &str, spi_in: u32) -> bool {
+        let Some(live) = self.live.get_mut(name) else { return false };
+        if live.outbound.as_ref().is_some_and(|outbound| outbound.pair == spi_in) {
+            return true;
+        }
+        let Some(back) = live.standby.remove(&spi_in) else { return false };
+        tables.switch_outbound(live.slot, Some(back.slot));
+        let old = live.outbound.replace(back);
+        live.standby.extend(old.map(|old| (old.pair, old)));
+        true
+    }
+
+    /// Takes the outbound half out; if it was in use, the tunnel's packets are dropped from now on.
+    pub fn remove_outbound(&mut self, tables: &mut TablesWriter, state: &StateView, name: &str, spi_in: u32) {
+        let Some(live) = self.live.get_mut(name) else { return };
+        let used = live.outbound.take_if(|outbound| outbound.pair == spi_in);
+        if used.is_some() {
+            tables.switch_outbound(live.slot, None);
+        }
+        if let Some(old) = used.or_else(|| live.standby.remove(&spi_in)) {
+            live.sent.add(old.traffic(state));
+            tables.retire_outbound(old.slot);
+        }
+    }
+
+    /// Takes the inbound half out. Returns whether it was the last SA of its tunnel, which is as the file says from now on.
+    pub fn remove_inbound(
+        &mut self,
+        tables: &mut TablesWriter,
+        state: &StateView,
+        name: &str,
+        spi_in: u32,
+    ) -> bool {
+        let Some(live) = self.live.get_mut(name) else { return false };
+        retire_inbound(live, tables, state, spi_in);
+        let last = live.inbound.is_empty() && live.outbound.is_none() && live.negotiated.take().is_some();
+        if last {
+            live.problem =
+                tables.update_tunnel(live.slot, &live.plan.spec).err().map(|error| error.to_string());
+        }
+        last
+    }
+
+    /// Sends to another outer address of the peer with the same keys: the SA goes on in another slot, behind all numbers
+    /// that the old one can still hand out (RFC 4106 section 3.1).
+    ///
+    /// # Errors
+    /// [`InstallError`]; the old address stays in use then.
+    pub fn move_peer(
+        &mut self,
+        tables: &mut TablesWriter,
+        state: &StateView,
+        (name, spi_in): (&str, u32),
+        to: SocketAddr,
+    ) -> Result<(), InstallError> {
+        let IpAddr::V4(peer) = to.ip() else { return Err(InstallError::Family) };
+        let live = self.live.get_mut(name).ok_or(InstallError::NoTunnel)?;
+        let (tunnel, in_use) = (live.slot, live.outbound.as_ref().is_some_and(|one| one.pair == spi_in));
+        let dont_fragment = live.plan.form.dont_fragment;
+        let outbound = live.outbound_of(spi_in).ok_or(InstallError::NoTunnel)?;
+        let (old, sa) = (outbound.slot, tables.outbound_sa(outbound.slot));
+        let (esn, udp, mut headers) = (sa.esn(), sa.udp(), *sa.template());
+        headers[16..20].copy_from_slice(&peer.octets());
+        if udp {
+            headers[22..24].copy_from_slice(&to.port().to_be_bytes());
+        }
+        let block = tables.outbound_key(old);
+        let cipher = block.cipher().ok_or(InstallError::NoTunnel)?;
+        let key = KeyBlock::expand(cipher, block.raw_key(), block.salt())?;
+        let last = tables.cap_hard_limit(old, outbound.sequence(state).saturating_add(GAP));
+        let spec = OutboundSpec {
+            spi: outbound.spi,
+            tunnel,
+            key,
+            esn,
+            udp,
+            dont_fragment,
+            template: headers,
+            last_used: last,
+            hard_limit: outbound.granted,
+            soft_log2: SOFT_LOG2,
+        };
+        let slot = tables.install_outbound(spec, state)?;
+        let carried = outbound.traffic(state);
+        *outbound = Outbound {
+            slot,
+            offset: state.outbound(slot).offset_after(last),
+            first: last,
+            before: Traffic::of(state.outbound(slot).totals()),
+            ..outbound.clone()
+        };
+        live.sent.add(carried);
+        if in_use {
+            tables.switch_outbound(tunnel, Some(slot));
+        }
+        tables.retire_outbound(old);
+        if let Some(negotiated) = live.negotiated.as_mut().filter(|_| in_use) {
+            negotiated.peer = peer.to_bits();
+            tables.update_tunnel(tunnel, negotiated)?;
+        }
+        Ok(())
+    }
+}
+
+fn expand(cipher: EspCipher, key: &DirectionKey) -> Result<KeyBlock, KeyError> {
+    let cipher = match cipher {
+        EspCipher::AesGcm128 => Cipher::Aes128Gcm16,
+        EspCipher::AesGcm256 => Cipher::Aes256Gcm16,
+        EspCipher::ChaCha20Poly1305 => Cipher::ChaCha20Poly1305,
+    };
+    let mut salt = [0; 4];
+    salt.iter_mut().zip(key.salt.iter()).for_each(|(to, from)| *to = *from);
+    KeyBlock::expand(cipher, &key.key, salt)
+}
+
+/// Outer headers; `ports` are this side's and the peer's, where ESP is in UDP.
+fn outer(local: Ipv4Addr, peer: Ipv4Addr, ports: Option<(u16, u16)>) -> OuterTemplate {
+    let mut octets = template(local, peer, ports.is_some());
+    if let Some((own, other)) = ports {
+        octets[20..22].copy_from_slice(&own.to_be_bytes());
+        octets[22..24].copy_from_slice(&other.to_be_bytes());
+    }
+    octets
+}
+
+/// Ranges of IPv4 addresses as prefixes; protocols and ports are left to the peer, whose selectors drop what it does not
+/// want. `None` where there are none, or more than a tunnel holds.
+fn selectors(negotiated: &[TrafficSelector]) -> Option<Vec<Selector>> {
+    let mut out = Vec::new();
+    for one in negotiated {
+        let (IpAddr::V4(start), IpAddr::V4(end)) = (one.start, one.end) else { continue };
+        let (mut at, end) = (u64::from(start.to_bits()), u64::from(end.to_bits()));
+        while at <= end {
+            let aligned = if at == 0 { 32 } else { at.trailing_zeros().min(32) };
+            let fits = (end - at + 1).ilog2();
+            let bits = aligned.min(fits);
+            let mask = u32::MAX.checked_shl(bits).unwrap_or(0);
+            out.push(Selector { address: at as u32, mask });
+            at += 1 << bits;
+        }
+    }
+    out.dedup();
+    (!out.is_empty() && out.len() <= MAX_SELECTORS).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: &str, end: &str) -> TrafficSelector {
+        let (start, end) = (start.parse().expect("address"), end.parse().expect("address"));
+        TrafficSelector { protocol: 0, start_port: 0, end_port: 65535, start, end }
+    }
+
+    fn words(negotiated: &[TrafficSelector]) -> Option<Vec<String>> {
+        let word =
+            |one: &Selector| format!("{}/{}", Ipv4Addr::from_bits(one.address), one.mask.leading_ones());
+        selectors(negotiated).map(|all| all.iter().map(word).collect())
+    }
+
+    #[test]
+    fn ranges_become_prefixes() {
+        let list = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(words(&[TrafficSelector::any_v4()]), list(&["0.0.0.0/0"]));
+        assert_eq!(words(&[range("255.255.255.255", "255.255.255.255")]), list(&["255.255.255.255/32"]));
+        assert_eq!(
+            words(&[range("10.0.0.1", "10.0.0.6"), range("10.1.0.0", "10.1.255.255")]),
+            list(&["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/31", "10.0.0.6/32", "10.1.0.0/16"])
+        );
+        assert_eq!(words(&[TrafficSelector::any_v6()]), None);
+        assert_eq!(words(&[range("0.0.0.1", "255.255.255.254")]), None, "more prefixes than a tunnel holds");
+    }
+
+    #[test]
+    fn ports_of_a_translated_peer_stand_in_the_header() {
+        let headers =
+            outer(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 7), Some((4500, 61_001)));
+        assert_eq!(headers[9], 17);
+        assert_eq!(headers[20..24], [0x11, 0x94, 0xee, 0x49]);
+    }
+}
