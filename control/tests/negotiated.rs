@@ -214,7 +214,7 @@ fn a_peer_that_moves_gets_no_number_twice() {
 
 #[test]
 fn a_restarted_control_finds_what_was_negotiated() {
-    let mut gateway = Gateway::new("0.0.0.0/0");
+    let mut gateway = Gateway::new("192.0.2.0/24");
     let (old, new) = (gateway.negotiate(1), gateway.negotiate(2));
     gateway.switch(&old);
     assert!(

@@ -102,6 +102,8 @@ pub enum Seen {
     Esp(EspSeen),
     /// NAT keepalive (RFC 3948 section 2.3).
     Keepalive,
+    /// IKE, by the octets of its UDP payload, on port 500 or behind its marker on port 4500.
+    Ike(usize),
     /// ARP.
     Arp,
     /// ICMP between the gateways, by type.
@@ -126,6 +128,9 @@ pub fn see(frame: &[u8]) -> Seen {
             17 if frame[36..38] == [0x11, 0x94] && frame[42..] == [0xff] => Seen::Keepalive,
             17 if frame[36..38] == [0x11, 0x94] && frame.get(42..46) != Some(&[0; 4]) => {
                 esp(42, true).unwrap_or_else(other)
+            }
+            17 if [[0x11, 0x94], [0x01, 0xf4]].contains(&[frame[36], frame[37]]) => {
+                Seen::Ike(usize::from(u16::from_be_bytes([frame[38], frame[39]])).saturating_sub(8))
             }
             1 => Seen::Icmp(frame[34]),
             _ => other(),

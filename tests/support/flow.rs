@@ -102,7 +102,13 @@ impl Flow {
     pub fn stop(self) -> Report {
         self.stop_sending.store(true, Ordering::Relaxed);
         self.sender.join().expect("the sender has not panicked");
-        thread::sleep(Duration::from_millis(500));
+        // A busy machine may hold back for long what is not lost.
+        let (sent, mut still) = (self.sent.load(Ordering::Relaxed), 0);
+        while self.arrived.load(Ordering::Relaxed) < sent && still < 20 {
+            let arrived = self.arrived.load(Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(100));
+            still = if self.arrived.load(Ordering::Relaxed) == arrived { still + 1 } else { 0 };
+        }
         self.stop_receiving.store(true, Ordering::Relaxed);
         let arrived = self.receiver.join().expect("the receiver has not panicked");
         let sent = self.sent.load(Ordering::Relaxed);
