@@ -268,6 +268,7 @@ fn sas_of(name: &str, live: &Live, tables: &TablesWriter, state: &StateView) -> 
         direction: direction.into(),
         spi,
         pair: 0,
+        worker: None,
         slot,
         cipher: String::new(),
         esn: form.esn,
@@ -282,11 +283,12 @@ fn sas_of(name: &str, live: &Live, tables: &TablesWriter, state: &StateView) -> 
         traffic,
     };
     // What was negotiated differs from SA to SA, so it is read where it stands.
-    let outbound = live.outbound.iter().chain(live.standby.values()).map(|sa| {
+    let outbound = live.all_outbound().map(|sa| {
         let stands = tables.outbound_sa(sa.slot);
         SaStatus {
             limit: Some(sa.granted),
             pair: sa.pair,
+            worker: sa.worker,
             cipher: cipher(tables.outbound_key(sa.slot).cipher()),
             esn: stands.esn(),
             udp: stands.udp(),

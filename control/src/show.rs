@@ -227,7 +227,8 @@ fn tunnels_text(tunnels: &[TunnelStatus]) -> String {
 
 fn sas_text(sas: &[SaStatus]) -> String {
     let line = |sa: &SaStatus| {
-        let options = [sa.esn.then_some("esn"), sa.udp.then_some("udp")];
+        let worker = sa.worker.map(|worker| format!("worker {worker}"));
+        let options = [sa.esn.then_some("esn"), sa.udp.then_some("udp"), worker.as_deref()];
         vec![
             sa.tunnel.clone(),
             sa.direction.clone(),

@@ -246,3 +246,35 @@ fn sas_to_another_peer_than_the_file_names_are_not_adopted() {
     assert_eq!((gateway.send(1), gateway.inbound()), (None, HashSet::new()));
     assert_eq!(gateway.tunnels.get("t").expect("there").peer().to_string(), "192.0.2.3");
 }
+
+#[test]
+fn a_worker_seals_with_its_own_sa_as_long_as_there_is_a_shared_one() {
+    let mut gateway = Gateway::new("192.0.2.2");
+    let seals = |gateway: &Gateway, worker| {
+        let view = TablesView::open(gateway.directory.path()).expect("view");
+        let slot = view.tunnels().next().expect("a tunnel").1.outbound_of(worker)?;
+        view.outbound(slot).expect("live").spi()
+    };
+    let (shared, mut own) = (gateway.negotiate(1), gateway.negotiate(2));
+    own.resource = Some(1);
+    let error =
+        gateway.tunnels.switch_to(&mut gateway.tables, &gateway.state, &own).expect_err("no shared one");
+    assert!(error.to_string().contains("the tunnel has none for all"), "{error}");
+    gateway.switch(&shared);
+    gateway.switch(&own);
+    assert_eq!([seals(&gateway, 0), seals(&gateway, 1)], [Some(0x1001), Some(0x1002)]);
+    // It is replaced like any other.
+    let mut new = gateway.negotiate(3);
+    new.resource = Some(1);
+    gateway.switch(&new);
+    gateway.remove(own.spi_in);
+    assert_eq!([seals(&gateway, 0), seals(&gateway, 1)], [Some(0x1001), Some(0x1003)]);
+    // A restarted control has workers share again.
+    let mut gateway = gateway.restart_control();
+    assert_eq!([seals(&gateway, 0), seals(&gateway, 1)], [Some(0x1001); 2]);
+    gateway.reclaim();
+    assert_eq!(gateway.tables.outbound().count(), 1);
+    let pair = gateway.tunnels.get("t").expect("there").outbound.as_ref().expect("shared").pair;
+    gateway.remove(pair);
+    assert_eq!([seals(&gateway, 0), seals(&gateway, 1)], [None; 2]);
+}

@@ -390,6 +390,8 @@ pub struct SaStatus {
     pub spi: u32,
     /// Inbound SPI of the SA that was negotiated together with it; its own for an inbound one. 0 with lab keys.
     pub pair: u32,
+    /// The worker that alone seals with it (RFC 9611), of an outbound SA.
+    pub worker: Option<u32>,
     /// Its slot in the tables.
     pub slot: u32,
     /// Cipher, as the configuration calls it.

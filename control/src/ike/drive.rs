@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_ike::{ChildSa, Datagram, Endpoint, Now, Output, Outputs, SpiSource, Start, Usage};
+use penstock_tables::tunnel::WORKER_SAS;
 use tokio::sync::mpsc;
 
 use super::configured::{Configured, Digest};
@@ -75,6 +76,7 @@ impl Gateway {
                 break;
             }
         }
+        self.spread();
         self.tell_usage();
         let due = |gateway: &Gateway| {
             gateway.ike.endpoint.next_timeout().is_some_and(|at| at <= gateway.ike.now().at)
@@ -168,6 +170,36 @@ impl Gateway {
         }
     }
 
+    /// Where both sides want it, each worker gets an SA of its own once the shared one is there: from whoever began
+    /// (RFC 9611 section 3).
+    fn spread(&mut self) {
+        while let Some(child) = self.ike.spread.pop_first() {
+            let Some(one) = self.ike.connection_of(&child) else { continue };
+            let config = one.connection.children.iter().find(|config| config.name == child);
+            let wanted = config.map_or(1, |config| config.per_worker);
+            let workers = self.state.as_ref().map_or(0, |state| state.workers().len()).min(WORKER_SAS);
+            if wanted < 2 || workers < 2 {
+                continue;
+            }
+            let connection = one.connection.name.clone();
+            let status = self.ike.endpoint.connection(&connection);
+            let begun = status
+                .iter()
+                .flat_map(|status| &status.ike)
+                .any(|ike| ike.initiator && ike.children.iter().any(|one| one.name == child && one.sending));
+            let has_own = |worker: u32| {
+                let children = status.iter().flat_map(|status| &status.ike).flat_map(|ike| &ike.children);
+                children.into_iter().any(|one| one.name == child && one.resource == Some(worker))
+            };
+            let lacking: Vec<u32> = (0..workers as u32).filter(|worker| begun && !has_own(*worker)).collect();
+            for worker in lacking {
+                self.negotiate(|endpoint, now, spis, out| {
+                    endpoint.initiate_for_worker(now, &connection, &child, worker, spis, out);
+                });
+            }
+        }
+    }
+
     /// Tells the machine what SAs have carried, each once a second, where it is something new.
     fn tell_usage(&mut self) {
         let share = self.ike.round.len().div_ceil(ROUND);
@@ -177,7 +209,7 @@ impl Gateway {
             self.ike.round.push_back(spi_in);
             let Some(live) = self.tunnels.get(&sa.tunnel) else { continue };
             let received = live.inbound.get(&spi_in).map(|one| one.traffic(state)).unwrap_or_default();
-            let sealing = live.outbound.iter().chain(live.standby.values()).find(|one| one.pair == spi_in);
+            let sealing = live.all_outbound().find(|one| one.pair == spi_in);
             let sent = sealing.map(|one| one.traffic(state)).unwrap_or_default();
             let usage = Usage {
                 packets_in: received.packets,
@@ -242,6 +274,9 @@ impl Gateway {
             Ok(moved) => {
                 self.ike.unswitched.remove(&spi_in);
                 self.dirty |= moved;
+                if keys.resource.is_none() && keys.replaces.is_none() {
+                    self.ike.spread.insert(keys.child.clone());
+                }
             }
             Err(error) => {
                 if self.ike.unswitched.insert(spi_in) {

@@ -66,6 +66,8 @@ pub(crate) struct Ike {
     pub round: VecDeque<u32>,
     /// Those that found no slot when the tunnel was to seal with them.
     pub unswitched: BTreeSet<u32>,
+    /// Tunnels whose workers may get SAs of their own.
+    pub spread: BTreeSet<Arc<str>>,
     /// Those that lost their numbers with the data plane's memory.
     pub lost: VecDeque<u32>,
     /// Children that the operator took down.
@@ -116,6 +118,7 @@ impl Ike {
             sas: HashMap::new(),
             round: VecDeque::new(),
             unswitched: BTreeSet::new(),
+            spread: BTreeSet::new(),
             lost: VecDeque::new(),
             held: BTreeSet::new(),
             rekeys: (0, 0),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use penstock_tables::tunnel::WORKER_SAS;
 use penstock_tables::{OutboundSa, StateView, TablesWriter};
 
 use super::lab::Material;
@@ -35,6 +36,12 @@ impl Tunnels {
                 }
                 _ => leaving.push(slot),
             }
+        }
+        // Workers go back to the shared SA; IKEv2 gives them their own again.
+        for slot in self.live.values().filter(|live| live.is_negotiated()).map(|live| live.slot) {
+            (0..WORKER_SAS).for_each(|worker| {
+                tables.switch_outbound_of_worker(slot, worker, None);
+            });
         }
         let mut outbound: Vec<u32> = self.adopt_outbound(tables, state, &sealing);
         let mut inbound: Vec<u32> = self.adopt_inbound(tables, state);
@@ -131,6 +138,7 @@ fn adopted(slot: u32, spi: u32, sa: &OutboundSa, state: &StateView) -> Outbound 
         slot,
         spi,
         pair: 0,
+        worker: None,
         generation: 0,
         granted: sa.hard_limit(),
         offset: sa.offset(),

@@ -51,6 +51,8 @@ pub struct Outbound {
     pub spi: u32,
     /// Inbound SPI of the SA that was negotiated together with it; 0 for lab keys.
     pub pair: u32,
+    /// The worker that alone seals with it (RFC 9611); otherwise all that have none of their own do.
+    pub worker: Option<u32>,
     /// Generation of its key; 0 for a fixed and for a negotiated one.
     pub generation: u32,
     /// Last sequence number that is granted.
@@ -106,7 +108,9 @@ pub struct Live {
     pub plan: Plan,
     /// The SA that seals now.
     pub outbound: Option<Outbound>,
-    /// Negotiated SAs that sealed before it and were not removed yet, by the inbound SPI of their pair.
+    /// The SAs that single workers seal with now, by worker (RFC 9611).
+    pub of_worker: BTreeMap<u32, Outbound>,
+    /// Negotiated SAs that sealed before and were not removed yet, by the inbound SPI of their pair.
     pub standby: BTreeMap<u32, Outbound>,
     /// The SAs that open, by generation; 0 for a fixed key. Negotiated ones by SPI.
     pub inbound: BTreeMap<u32, Inbound>,
@@ -136,6 +140,7 @@ impl Live {
             slot,
             plan,
             outbound: None,
+            of_worker: BTreeMap::new(),
             standby: BTreeMap::new(),
             inbound: BTreeMap::new(),
             negotiated: None,
@@ -148,10 +153,15 @@ impl Live {
         }
     }
 
+    /// Its outbound SAs, those that are not in use any more last.
+    pub fn all_outbound(&self) -> impl Iterator<Item = &Outbound> {
+        self.outbound.iter().chain(self.of_worker.values()).chain(self.standby.values())
+    }
+
     /// What was sent and received since this control knows the tunnel, over all its SAs.
     pub fn traffic(&self, state: &StateView) -> (Traffic, Traffic) {
         let (mut sent, mut received) = (self.sent, self.received);
-        self.outbound.iter().chain(self.standby.values()).for_each(|sa| sent.add(sa.traffic(state)));
+        self.all_outbound().for_each(|sa| sent.add(sa.traffic(state)));
         self.inbound.values().for_each(|sa| received.add(sa.traffic(state)));
         (sent, received)
     }
@@ -285,6 +295,7 @@ pub(super) fn add_outbound(
         slot,
         spi,
         pair: 0,
+        worker: None,
         generation: live.generation,
         granted,
         offset,
@@ -331,7 +342,9 @@ pub(super) fn retire_inbound(live: &mut Live, tables: &mut TablesWriter, state: 
 pub(super) fn take_out(live: &mut Live, tables: &mut TablesWriter, state: &StateView) {
     tables.switch_outbound(live.slot, None);
     live.negotiated = None;
-    for old in live.outbound.take().into_iter().chain(std::mem::take(&mut live.standby).into_values()) {
+    let own = std::mem::take(&mut live.of_worker).into_values();
+    let others = own.chain(std::mem::take(&mut live.standby).into_values());
+    for old in live.outbound.take().into_iter().chain(others) {
         live.sent.add(old.traffic(state));
         tables.retire_outbound(old.slot);
     }

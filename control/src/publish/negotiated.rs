@@ -8,7 +8,7 @@ use penstock_ike::ChildSa;
 use penstock_ike::crypto::{DirectionKey, EspCipher};
 use penstock_ike::message::TrafficSelector;
 use penstock_tables::sa::OuterTemplate;
-use penstock_tables::tunnel::MAX_SELECTORS;
+use penstock_tables::tunnel::{MAX_SELECTORS, WORKER_SAS};
 use penstock_tables::{
     Cipher, InboundSpec, KeyBlock, KeyError, OutboundSpec, Selector, StateView, TableFull, TablesWriter,
     TunnelSpec,
@@ -36,6 +36,9 @@ pub enum InstallError {
     /// The tunnel is not in the tables.
     #[error("the tunnel is not in the tables: `capacity.tunnels` is too small, or it was taken out")]
     NoTunnel,
+    /// A worker's own SA.
+    #[error("it is for one worker, and the tunnel has none for all, or no place for that worker")]
+    NoShared,
     /// The outer addresses.
     #[error("its outer addresses are not IPv4")]
     Family,
@@ -69,9 +72,48 @@ impl Live {
 
     /// The outbound SA that was negotiated together with this inbound SPI.
     fn outbound_of(&mut self, spi_in: u32) -> Option<&mut Outbound> {
-        match &mut self.outbound {
-            Some(outbound) if outbound.pair == spi_in => Some(outbound),
-            _ => self.standby.get_mut(&spi_in),
+        let mut all =
+            self.outbound.iter_mut().chain(self.of_worker.values_mut()).chain(self.standby.values_mut());
+        all.find(|outbound| outbound.pair == spi_in)
+    }
+
+    /// Whether the tunnel, or a worker, seals with this SA now.
+    fn seals_with(&self, spi_in: u32) -> bool {
+        self.outbound.iter().chain(self.of_worker.values()).any(|outbound| outbound.pair == spi_in)
+    }
+
+    /// Seals with `new`, and keeps what it replaces.
+    fn seal_with(&mut self, tables: &mut TablesWriter, new: Outbound) {
+        let old = match new.worker {
+            Some(worker) => {
+                tables.switch_outbound_of_worker(self.slot, worker as usize, Some(new.slot));
+                self.of_worker.insert(worker, new)
+            }
+            None => {
+                tables.switch_outbound(self.slot, Some(new.slot));
+                self.outbound.replace(new)
+            }
+        };
+        self.standby.extend(old.map(|old| (old.pair, old)));
+    }
+
+    /// Takes the SA away from the tunnel, or from its worker, and stops sealing with it.
+    fn stop_sealing_with(&mut self, tables: &mut TablesWriter, spi_in: u32) -> Option<Outbound> {
+        let shared = self.outbound.take_if(|outbound| outbound.pair == spi_in);
+        if shared.is_some() {
+            // Without the shared one no worker seals (RFC 9611 section 3).
+            tables.switch_outbound(self.slot, None);
+            let own = std::mem::take(&mut self.of_worker);
+            self.standby.extend(own.into_values().map(|own| (own.pair, own)));
+            return shared;
+        }
+        let worker = self.of_worker.values().find(|own| own.pair == spi_in).and_then(|own| own.worker);
+        match worker {
+            Some(worker) => {
+                tables.switch_outbound_of_worker(self.slot, worker as usize, None);
+                self.of_worker.remove(&worker)
+            }
+            None => self.standby.remove(&spi_in),
         }
     }
 }
@@ -113,6 +155,10 @@ impl Tunnels {
         let live = self.live.get_mut(&*sa.child).filter(|live| live.is_negotiated());
         let live = live.ok_or(InstallError::NoTunnel)?;
         let (IpAddr::V4(local), IpAddr::V4(peer)) = sa.outer else { return Err(InstallError::Family) };
+        let worker = sa.resource.filter(|worker| (*worker as usize) < WORKER_SAS);
+        if sa.resource.is_some() && (worker.is_none() || live.outbound.is_none()) {
+            return Err(InstallError::NoShared);
+        }
         let key = expand(sa.esp.cipher, &sa.key_out)?;
         let ports = sa.encapsulation.map(|udp| (udp.local_port, udp.remote_port));
         let last = if sa.esp.esn { u64::MAX - 1 } else { u64::from(u32::MAX) };
@@ -143,39 +189,32 @@ impl Tunnels {
             slot,
             spi: sa.spi_out,
             pair: sa.spi_in,
+            worker,
             generation: 0,
             granted: last,
             offset: state.outbound(slot).offset_after(0),
             first: 0,
             before: Traffic::of(state.outbound(slot).totals()),
         };
-        tables.switch_outbound(live.slot, Some(slot));
-        let old = live.outbound.replace(outbound);
-        live.standby.extend(old.map(|old| (old.pair, old)));
+        live.seal_with(tables, outbound);
         Ok(moved)
     }
 
     /// Seals again with an SA that was switched away from and not removed. False where there is none.
     pub fn switch_back(&mut self, tables: &mut TablesWriter, name: &str, spi_in: u32) -> bool {
         let Some(live) = self.live.get_mut(name) else { return false };
-        if live.outbound.as_ref().is_some_and(|outbound| outbound.pair == spi_in) {
+        if live.seals_with(spi_in) {
             return true;
         }
         let Some(back) = live.standby.remove(&spi_in) else { return false };
-        tables.switch_outbound(live.slot, Some(back.slot));
-        let old = live.outbound.replace(back);
-        live.standby.extend(old.map(|old| (old.pair, old)));
+        live.seal_with(tables, back);
         true
     }
 
     /// Takes the outbound half out; if it was in use, the tunnel's packets are dropped from now on.
     pub fn remove_outbound(&mut self, tables: &mut TablesWriter, state: &StateView, name: &str, spi_in: u32) {
         let Some(live) = self.live.get_mut(name) else { return };
-        let used = live.outbound.take_if(|outbound| outbound.pair == spi_in);
-        if used.is_some() {
-            tables.switch_outbound(live.slot, None);
-        }
-        if let Some(old) = used.or_else(|| live.standby.remove(&spi_in)) {
+        if let Some(old) = live.stop_sealing_with(tables, spi_in) {
             live.sent.add(old.traffic(state));
             tables.retire_outbound(old.slot);
         }
@@ -213,7 +252,7 @@ impl Tunnels {
     ) -> Result<(), InstallError> {
         let IpAddr::V4(peer) = to.ip() else { return Err(InstallError::Family) };
         let live = self.live.get_mut(name).ok_or(InstallError::NoTunnel)?;
-        let (tunnel, in_use) = (live.slot, live.outbound.as_ref().is_some_and(|one| one.pair == spi_in));
+        let (tunnel, in_use) = (live.slot, live.seals_with(spi_in));
         let dont_fragment = live.plan.form.dont_fragment;
         let outbound = live.outbound_of(spi_in).ok_or(InstallError::NoTunnel)?;
         let (old, sa) = (outbound.slot, tables.outbound_sa(outbound.slot));
@@ -247,9 +286,14 @@ impl Tunnels {
             before: Traffic::of(state.outbound(slot).totals()),
             ..outbound.clone()
         };
+        let worker = outbound.worker;
         live.sent.add(carried);
-        if in_use {
-            tables.switch_outbound(tunnel, Some(slot));
+        match worker.filter(|_| in_use) {
+            Some(worker) => {
+                tables.switch_outbound_of_worker(tunnel, worker as usize, Some(slot));
+            }
+            None if in_use => tables.switch_outbound(tunnel, Some(slot)),
+            None => {}
         }
         tables.retire_outbound(old);
         if let Some(negotiated) = live.negotiated.as_mut().filter(|_| in_use) {
