@@ -2,6 +2,8 @@
 //! and the death of control lose no packet, a dead peer is noticed and found again, and what goes wrong is said exactly.
 
 use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use penstock_suite::capture::{Capture, Seen, esp_packets, frames, repeated_nonce
 use penstock_suite::charon::Auth;
 use penstock_suite::command::{self, until};
 use penstock_suite::counters::Counters;
-use penstock_suite::flow::{Flow, Plan, Report};
+use penstock_suite::flow::{self, Flow, Plan, Report};
 use penstock_suite::gateway::{self, Gateway, Setup};
 use penstock_suite::lab::{Lab, Site};
 use penstock_suite::negotiated::Negotiated;
@@ -54,6 +56,25 @@ fn ike_spi(gateway: &Gateway) -> Option<String> {
     let all = gateway.json(&["show", "ike"]);
     let up: Vec<&Value> = all.as_array().expect("a list").iter().filter(|sa| sa["state"] == "up").collect();
     (up.len() == 1).then(|| up[0]["spi_initiator"].to_string() + &up[0]["spi_responder"].to_string())
+}
+
+/// What the gateway tells Prometheus.
+fn metrics(gateway: &Gateway) -> String {
+    let ask = || {
+        let mut stream = TcpStream::connect("127.0.0.1:9464").expect("metrics are served");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("they may be asked for");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("text");
+        text
+    };
+    flow::within(gateway.namespace(), ask).join().expect("an answer")
+}
+
+/// One number of them.
+fn metric(gateway: &Gateway, name: &str) -> u64 {
+    let text = metrics(gateway);
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
 }
 
 fn flows(lab: &Lab) -> [Flow; 2] {
@@ -104,7 +125,7 @@ fn the_first_packet_sets_the_tunnel_up_and_nothing_leaves_in_the_clear() {
     assert!(why(&a).starts_with("site is down: "), "{}", why(&a));
     let b = Gateway::start(&lab, &Setup::new(Site::B, psk("wait").tunnel(&lab, Site::B)));
     assert!(until(SOON, || lab.ping(Site::A, "10.2.0.2", 1) == 1), "{}\n{}", why(&a), a.said());
-    assert_eq!(lab.ping(Site::B, "10.1.0.2", 5), 5);
+    assert!(until(SOON, || lab.ping(Site::B, "10.1.0.2", 5) == 5));
     let said = why(&a);
     assert!(said.starts_with("site is up: gw-b.example at 192.0.2.2, "), "{said}");
     let ike = &a.json(&["show", "ike"])[0];
@@ -136,7 +157,14 @@ fn certificates_with_ml_kem_in_fragments() {
         let ike = &gateway.json(&["show", "ike"])[0];
         let algorithms = ike["algorithms"].as_str().expect("a word");
         assert!(algorithms.contains("ke1_mlkem768"), "{algorithms}");
-        assert!(ike["certificate_end"].as_u64().expect("seconds") > 1_700_000_000);
+        let end = ike["certificate_end"].as_u64().expect("seconds");
+        assert!(end > 1_700_000_000);
+        let of_peer = metrics(gateway).lines().any(|line| {
+            line.starts_with("penstock_certificate_end_seconds{")
+                && line.contains("role=\"peer\"")
+                && line.ends_with(&format!(" {end}"))
+        });
+        assert!(of_peer, "{}", metrics(gateway));
         let sa = &gateway.json(&["show", "sa"])[0];
         assert_eq!((&sa["cipher"], &sa["esn"]), (&"aes256gcm16".into(), &true.into()));
     }
@@ -232,13 +260,16 @@ fn what_is_wrong_is_said_and_mended_while_it_runs() {
                    its log says which";
     assert!(why(&a).starts_with(refused), "{}", why(&a));
     assert_eq!(why(&b), "site is down: the pre-shared keys of the two ends differ (peer gw-a.example)");
-    let metrics = a.json(&["status"]);
-    assert_eq!(metrics["tunnels_up"], 0);
+    assert_eq!(a.json(&["status"])["tunnels_up"], 0);
+    assert!(metric(&a, "penstock_ike_failures_total{reason=\"authentication-refused\"}") >= 1);
+    assert!(metric(&b, "penstock_ike_failures_total{reason=\"psk-mismatch\"}") >= 1);
+    assert_eq!(metric(&a, "penstock_ike_sas"), 0);
     // The file is mended; the tunnel comes up without a restart.
     a.apply(&lab, &good);
     assert!(until(SOON, || is_up(&a) && is_up(&b)), "{}\n{}", why(&a), log(&a));
     assert!(until(SOON, || lab.ping(Site::A, "10.2.0.2", 1) == 1));
     // What did not change is not touched.
+    assert_eq!([metric(&a, "penstock_ike_sas"), metric(&a, "penstock_ike_child_sas")], [1, 1]);
     let before = (ike_spi(&a), spis(&a, "inbound"));
     a.apply(&lab, &good);
     sleep(Duration::from_secs(1));
