@@ -218,6 +218,34 @@ fn rekeys_and_the_death_of_control_lose_nothing() {
 
 #[test]
 #[ignore = "needs root and TAP devices: scripts/test runs it"]
+fn each_worker_gets_an_sa_of_its_own() {
+    let lab = Lab::make();
+    let [a, b] =
+        gateway::pair(&lab, |site| Setup { cores: Some("[0, 1]"), ..setup(&lab, site, "per_worker: true") });
+    let flows = flows(&lab);
+    for gateway in [&a, &b] {
+        let own = || -> HashSet<u64> {
+            let sas = gateway.json(&["show", "sa"]);
+            sas.as_array().expect("a list").iter().filter_map(|sa| sa["worker"].as_u64()).collect()
+        };
+        assert!(
+            until(SOON, || own() == [0, 1].into()),
+            "{:#}\n{}",
+            gateway.json(&["show", "sa"]),
+            log(gateway)
+        );
+        assert_eq!(spis(gateway, "outbound").len(), 3, "{:#}", gateway.json(&["show", "sa"]));
+    }
+    sleep(Duration::from_secs(2));
+    flows.map(Flow::stop).iter().for_each(must_be_whole);
+    let worked = |sa: &&Value| sa["worker"].is_u64() && sa["traffic"]["packets"].as_u64() > Some(0);
+    let sas = a.json(&["show", "sa"]);
+    assert!(sas.as_array().expect("a list").iter().any(|sa| worked(&sa)), "{sas:#}");
+    [a, b].into_iter().for_each(must_add_up);
+}
+
+#[test]
+#[ignore = "needs root and TAP devices: scripts/test runs it"]
 fn a_dead_peer_is_noticed_and_found_again() {
     let lab = Lab::make();
     let quick =

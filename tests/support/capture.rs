@@ -49,6 +49,8 @@ impl Capture {
 
     /// Ends the capture. Returns the file and what tcpdump counted.
     pub fn stop(mut self) -> (PathBuf, Counts) {
+        // The kernel hands its last packets over within a second.
+        std::thread::sleep(std::time::Duration::from_millis(1200));
         assert!(command::end(&mut self.child, Signal::INT), "tcpdump did not end");
         let mut said = String::new();
         self.said.read_to_string(&mut said).expect("text");

@@ -37,13 +37,17 @@ pub struct Setup {
     pub tunnels: String,
     /// Other top-level entries, as YAML.
     pub more: String,
+    /// Tunnels that there is room for.
+    pub room: u32,
+    /// The workers' cores, where they should not be one for each site.
+    pub cores: Option<&'static str>,
 }
 
 impl Setup {
     /// Without huge pages, on Ethernet's usual MTU.
     pub fn new(site: Site, tunnels: impl Into<String>) -> Setup {
         let memory = "{hugepages: off, megabytes: 128}".into();
-        Setup { site, memory, tunnels: tunnels.into(), more: String::new() }
+        Setup { site, memory, tunnels: tunnels.into(), more: String::new(), room: 16, cores: None }
     }
 
     /// The whole file.
@@ -57,13 +61,18 @@ impl Setup {
              lab: {lab}\n\
              state_directory: {folder}/state-{site}\n\
              memory: {memory}\n\
-             dataplane: {{cores: [{worker}], control_core: {other}, idle: adaptive}}\n\
-             capacity: {{tunnels: 16, routes: 1024, neighbours: 256}}\n\
+             dataplane: {{{cores}, idle: adaptive}}\n\
+             capacity: {{tunnels: {room}, routes: 16384, neighbours: 256}}\n\
              ports:\n\
              \x20 lan: {{device: \"net_tap0,iface=tlan,mac={lan}\", addresses: [10.{number}.0.1/24]}}\n\
              \x20 wan: {{device: \"net_tap1,iface=twan,mac={wan}\", addresses: [192.0.2.{number}/24]}}\n\
              {more}\
              tunnels:\n{tunnels}",
+            cores = match self.cores {
+                Some(cores) => format!("cores: {cores}"),
+                None => format!("cores: [{worker}], control_core: {other}"),
+            },
+            room = self.room,
             lan = mac(self.site, "lan"),
             wan = mac(self.site, "wan"),
             // Keys that are negotiated need no laboratory.
