@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::rc::Rc;
 
 use penstock_dataplane::crypto::{self, Aad, Direction, TAG_LEN};
 use penstock_tables::{Cipher, KeyBlock};
@@ -139,22 +140,23 @@ fn contenders(setting: Setting, only: Option<&[String]>) -> Vec<Box<dyn Contende
     let keys: Vec<Vec<u8>> = (0..setting.sas)
         .map(|at| (0..cipher.key_len()).map(|n| (at * 31 + n * 7 + (at >> 8)) as u8).collect())
         .collect();
-    let blocks = || -> Vec<Spaced> {
-        let mut blocks = on_huge_pages(keys.len());
-        let expand = |key: &Vec<u8>| KeyBlock::expand(cipher, key, SALT).expect("key length");
-        blocks.extend(keys.iter().map(|key| Spaced(expand(key), [0; 64])));
-        blocks
-    };
+    let mut blocks = on_huge_pages(keys.len());
+    let expand = |key: &Vec<u8>| KeyBlock::expand(cipher, key, SALT).expect("key length");
+    blocks.extend(keys.iter().map(|key| Spaced(expand(key), [0; 64])));
+    let blocks = Rc::new(blocks);
     let masked = std::env::var_os(MASK.0).is_some();
     let mut all: Vec<Box<dyn Contender>> = Vec::new();
     for name in crypto::names() {
         match crypto::select(Some(name)) {
             Ok(engine) if !masked || name == "aesni" => {
-                all.push(Box::new(Ours { engine, keys: blocks(), prefetch: setting.sas > BURST }));
+                all.push(Box::new(Ours { engine, keys: blocks.clone(), prefetch: setting.sas > BURST }));
             }
             Ok(_) => {}
             Err(error) => println!("SKIPPED: {error}"),
         }
+    }
+    if setting.sas > BURST && !masked {
+        all.push(Box::new(Loads { keys: blocks }));
     }
     let aws_lc = if masked { "AVX-512 masked" } else { "run-time detection" };
     all.push(Box::new(AwsLc::new(cipher, &keys, aws_lc)));
@@ -167,9 +169,6 @@ fn contenders(setting: Setting, only: Option<&[String]>) -> Vec<Box<dyn Contende
     match IpsecMb::new(cipher, &keys, engine).filter(|_| can) {
         Some(ipsec_mb) => all.push(Box::new(ipsec_mb)),
         None => println!("SKIPPED: libipsec-mb ({engine}) is not installed, or this CPU cannot run it"),
-    }
-    if setting.sas > BURST && !masked {
-        all.push(Box::new(Loads { keys: blocks() }));
     }
     if let Some(only) = only {
         all.retain(|one| only.iter().any(|name| name == one.library() || name == one.engine()));
