@@ -15,6 +15,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/tables/src/layout.rs",
     "dataplane/tables/tests/loom.rs",
     "tests/crypto_bursts.rs",
+    "tests/path_loop.rs",
     "benches/crypto.rs",
     "benches/crypto/",
 ];

@@ -27,7 +27,7 @@ pub fn parse(octets: &[u8]) {
     port.spec.vlan = [0, 5, 4095][usize::from(choice % 3)];
     match parse::frame(&mut frame, &port) {
         Parsed::Ip(ip) => {
-            assert_eq!(frame.len(), ethernet::HEADER + usize::from(ip.total_len));
+            assert_eq!(frame.len(), ethernet::HEADER + usize::from(ip.total_len()));
             assert_eq!(frame.data()[..6], port.mac);
             Packet::parse(&frame.data()[ethernet::HEADER..]);
         }
@@ -40,15 +40,15 @@ fn headers(octets: &[u8]) {
     let _ = ethernet::parse(octets);
     assert_eq!(ipv4::checksum(octets), checksum(octets));
     if let Ok(ip) = ipv4::parse(octets) {
-        let mut packet = octets[..usize::from(ip.total_len)].to_vec();
+        let mut packet = octets[..usize::from(ip.total_len())].to_vec();
         let before = Packet::parse(&packet);
-        assert_eq!((before.source, before.destination), (ip.source, ip.destination));
-        assert_eq!(ip.dont_fragment, before.fragment & 0x4000 != 0);
-        ipv4::set_ecn(&mut packet, ip.ttl);
+        assert_eq!((before.source, before.destination), (ip.source(), ip.destination()));
+        assert_eq!(ip.dont_fragment(), before.fragment & 0x4000 != 0);
+        ipv4::set_ecn(&mut packet, ip.ttl());
         ipv4::decrement_ttl(&mut packet);
-        let tos = (ip.tos & !3) | (ip.ttl & 3);
-        assert_eq!(Packet::parse(&packet), Packet { tos, ttl: ip.ttl.wrapping_sub(1), ..before });
-        let _ = icmp::may_answer(&ip, &packet[usize::from(ip.header_len)..]);
+        let tos = (ip.tos() & !3) | (ip.ttl() & 3);
+        assert_eq!(Packet::parse(&packet), Packet { tos, ttl: ip.ttl().wrapping_sub(1), ..before });
+        let _ = icmp::may_answer(&ip, &packet[usize::from(ip.header_len())..]);
     }
     if let Some(esp) = wire_esp::parse(octets) {
         assert!(octets.len() >= 34 && octets.len().is_multiple_of(4));

@@ -35,19 +35,18 @@ pub struct Aad {
 
 impl Aad {
     /// SPI and 32-bit sequence number.
+    #[inline]
     pub fn new(spi: u32, seq: u32) -> Aad {
-        let mut octets = [0; 16];
-        octets[..4].copy_from_slice(&spi.to_be_bytes());
-        octets[4..8].copy_from_slice(&seq.to_be_bytes());
-        Aad { octets, len: 8 }
+        // As one number: written in pieces, it could not be read as a whole at once.
+        let octets = u128::from(u64::from(spi) << 32 | u64::from(seq)) << 64;
+        Aad { octets: octets.to_be_bytes(), len: 8 }
     }
 
     /// SPI and 64-bit extended sequence number.
+    #[inline]
     pub fn with_esn(spi: u32, seq: u64) -> Aad {
-        let mut octets = [0; 16];
-        octets[..4].copy_from_slice(&spi.to_be_bytes());
-        octets[4..12].copy_from_slice(&seq.to_be_bytes());
-        Aad { octets, len: 12 }
+        let octets = u128::from(spi) << 96 | u128::from(seq) << 32;
+        Aad { octets: octets.to_be_bytes(), len: 12 }
     }
 
     /// Other data of at most 16 octets, as test vectors have it; `None` where it is longer.

@@ -9,7 +9,7 @@ use std::slice;
 use arrayvec::ArrayVec;
 use penstock_dpdk_sys as sys;
 
-use crate::port::{BURST, Frame, HEADROOM};
+use crate::port::{AREA, BURST, Frame, HEADROOM};
 
 // What the packet's way counts on, DPDK's build must give.
 const _: () = assert!(sys::PENSTOCK_MBUF_HEADROOM as usize >= HEADROOM);
@@ -116,6 +116,35 @@ impl Frame for Mbuf {
     fn trim_back(&mut self, n: usize) {
         let len = self.data_len();
         self.reshape(self.data_off(), len - n.min(usize::from(len)) as u16);
+    }
+
+    #[inline(always)]
+    fn wrap(&mut self, cut: u16, head: u8, tail: u8) -> Option<(&mut [u8; AREA], &mut [u8])> {
+        let room: u16 = self.read(sys::PENSTOCK_MBUF_BUF_LEN);
+        let (off, len, room) =
+            (usize::from(self.data_off()), usize::from(self.data_len()), usize::from(room));
+        let cut = usize::from(cut).min(len);
+        let head = usize::from(head).min(AREA);
+        let (packet, rest) = (off + cut, len - cut + usize::from(tail));
+        if packet < AREA || packet + rest > room {
+            return None;
+        }
+        // Within `room`, which is 16 bits wide.
+        self.reshape((packet - head) as u16, (rest + head) as u16);
+        let buffer: *mut u8 = self.read(sys::PENSTOCK_MBUF_BUF_ADDR);
+        // SAFETY: `AREA` octets before `packet` and `rest` from there on lie within the buffer (checked above), which is
+        // ours alone and was zeroed with its pool; the two do not overlap.
+        unsafe {
+            let packet = buffer.add(packet);
+            Some((&mut *packet.sub(AREA).cast(), slice::from_raw_parts_mut(packet, rest)))
+        }
+    }
+
+    #[inline(always)]
+    fn narrow(&mut self, at: usize, len: usize) {
+        let (off, all) = (self.data_off(), self.data_len());
+        let at = at.min(usize::from(all)) as u16;
+        self.reshape(off + at, len.min(usize::from(all - at)) as u16);
     }
 
     #[inline]

@@ -41,7 +41,7 @@ impl RateLimit {
 /// Turns the packet into the error for its sender and finds the way back. `false`, where no answer is due: to an error,
 /// without an address of ours, beyond the rate, without headroom.
 pub fn make<F: Frame>(frame: &mut F, meta: &mut Meta, error: Error, cx: &mut Context<'_>) -> bool {
-    let (l3, header) = (usize::from(meta.l3), usize::from(meta.ip.header_len));
+    let (l3, header) = (usize::from(meta.l3), usize::from(meta.ip.header_len()));
     let payload = frame.data().get(l3 + header..).unwrap_or_default();
     let from = own_address(meta, cx);
     if meta.answer || from == 0 || !icmp::may_answer(&meta.ip, payload) || !cx.answers.take(cx.now) {
@@ -53,10 +53,10 @@ pub fn make<F: Frame>(frame: &mut F, meta: &mut Meta, error: Error, cx: &mut Con
     if frame.prepend(icmp::HEADERS).is_none() {
         return false;
     }
-    icmp::write(frame.data_mut(), error, from, meta.ip.source);
+    icmp::write(frame.data_mut(), error, from, meta.ip.source());
     let Ok(ip) = ipv4::parse(frame.data()) else { return false };
-    let hop = cx.tables.route(ip.destination);
-    *meta = Meta { ip, l3: 0, answer: true, hop, ..*meta };
+    let route = cx.tables.find(ip.destination());
+    *meta = Meta { ip, l3: 0, answer: true, route, ..*meta };
     true
 }
 
@@ -67,7 +67,7 @@ fn own_address(meta: &Meta, cx: &Context<'_>) -> u32 {
     match meta.origin {
         Origin::Wire => address(usize::from(meta.port)),
         Origin::Kernel => 0,
-        Origin::Tunnel(_) => match cx.tables.route(meta.ip.destination) {
+        Origin::Tunnel(_) => match cx.tables.route(meta.ip.destination()) {
             Hop::Adjacency(index) => {
                 let port = cx.tables.adjacency(index).map_or_else(|hop| hop.port, |hop| hop.port);
                 address(usize::from(port))

@@ -1,7 +1,7 @@
 //! The packets of one loop, in place: stages pass on which of them they mean ([`Picks`]), not the packets themselves. A frame
 //! leaves the batch once, when it is sent, punted or dropped.
 
-use penstock_tables::{Adjacency, Hop};
+use penstock_tables::{Adjacency, Route};
 
 use crate::port::{BURST, Burst, Frame};
 use crate::wire::ipv4::Ipv4;
@@ -21,6 +21,7 @@ pub enum Origin {
 
 /// What is known of a packet on its way.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub struct Meta {
     /// What its IPv4 header says.
     pub ip: Ipv4,
@@ -35,12 +36,16 @@ pub struct Meta {
     /// Where it came from.
     pub origin: Origin,
     /// Where its destination leads; of a decrypted packet, only after `route`.
-    pub hop: Hop,
+    pub route: Route,
     /// Slot of the outbound SA, of a packet to seal.
     pub sa: u32,
     /// Next hop of the outer packet, of a packet to seal.
     pub next: Adjacency,
+    /// Among the runs of numbers of its burst, of a packet to seal (`encap`).
+    pub run: u8,
 }
+
+const _: () = assert!(size_of::<Meta>() == 64);
 
 const NOTHING: Meta = Meta {
     ip: Ipv4::NOTHING,
@@ -49,9 +54,10 @@ const NOTHING: Meta = Meta {
     port: 0,
     answer: false,
     origin: Origin::Wire,
-    hop: Hop::None,
+    route: Route::NONE,
     sa: 0,
     next: Adjacency { port: 0, mac: [0; 6] },
+    run: 0,
 };
 
 /// Some packets of a batch, in the order that they came in.
@@ -63,6 +69,34 @@ impl Picks {
     #[inline(always)]
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// The first `count` packets (at most 64).
+    #[inline(always)]
+    pub fn first(count: usize) -> Picks {
+        Picks(u64::MAX.checked_shr(64 - count.min(64) as u32).unwrap_or(0))
+    }
+
+    /// Those of `picks` whose flag, in their order, is set.
+    #[inline(always)]
+    pub fn of(picks: Picks, flags: impl Iterator<Item = bool> + Clone) -> Picks {
+        let mut some = Picks::default();
+        if flags.clone().any(|flag| flag) {
+            picks.into_iter().zip(flags).filter(|(_, flag)| *flag).for_each(|(index, _)| some.insert(index));
+        }
+        some
+    }
+
+    /// Those and the others.
+    #[inline(always)]
+    pub fn with(self, others: Picks) -> Picks {
+        Picks(self.0 | others.0)
+    }
+
+    /// Those that are not among `others`.
+    #[inline(always)]
+    pub fn without(self, others: Picks) -> Picks {
+        Picks(self.0 & !others.0)
     }
 
     /// Adds packet `index` (below 64).
@@ -97,9 +131,12 @@ impl Iterator for PicksIter {
 
     #[inline(always)]
     fn next(&mut self) -> Option<usize> {
-        let index = self.0.trailing_zeros() as usize;
+        if self.0 == 0 {
+            return None;
+        }
+        let index = self.0.trailing_zeros() as usize & (BURST - 1);
         self.0 &= self.0.wrapping_sub(1);
-        (index < BURST).then_some(index)
+        Some(index)
     }
 }
 
@@ -118,12 +155,9 @@ impl<F: Frame> Batch<F> {
     /// Takes the frames of a burst in; the batch is empty before.
     #[inline(always)]
     pub fn load(&mut self, burst: &mut Burst<F>) -> Picks {
-        let mut picks = Picks::default();
-        for (index, (place, frame)) in self.frames.iter_mut().zip(burst.drain(..)).enumerate() {
-            *place = Some(frame);
-            picks.insert(index);
-        }
-        picks
+        let count = burst.len();
+        self.frames.iter_mut().zip(burst.drain(..)).for_each(|(place, frame)| *place = Some(frame));
+        Picks::first(count)
     }
 
     /// Puts a frame at `index` (below 64); gives it back where the place is taken.
@@ -158,12 +192,18 @@ impl<F: Frame> Batch<F> {
         &self.metas[index & (BURST - 1)]
     }
 
-    /// The picked frames at once, ascending, each to be written.
+    /// What is known of a packet, to be written.
     #[inline(always)]
-    pub fn each(&mut self, picks: Picks) -> impl Iterator<Item = (usize, &mut F)> {
-        let all = self.frames.iter_mut().enumerate();
+    pub fn meta_mut(&mut self, index: usize) -> &mut Meta {
+        &mut self.metas[index & (BURST - 1)]
+    }
+
+    /// The picked packets at once, ascending, each to be written.
+    #[inline(always)]
+    pub fn each(&mut self, picks: Picks) -> impl Iterator<Item = (usize, &mut F, &Meta)> {
+        let all = self.frames.iter_mut().zip(&self.metas).enumerate();
         all.filter(move |(index, _)| picks.contains(*index))
-            .filter_map(|(index, it)| Some((index, it.as_mut()?)))
+            .filter_map(|(index, (frame, meta))| Some((index, frame.as_mut()?, meta)))
     }
 }
 
@@ -190,5 +230,9 @@ mod tests {
         [63, 0, 5, 0].into_iter().for_each(|index| picks.insert(index));
         assert_eq!(picks.into_iter().collect::<Vec<_>>(), [0, 5, 63]);
         assert!(picks.contains(5) && !picks.contains(6));
+        assert_eq!(Picks::of(picks, [false, true, true].into_iter()), picks.without(Picks::first(1)));
+        for count in [0, 1, 5, 63, 64] {
+            assert_eq!(Picks::first(count).into_iter().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
+        }
     }
 }

@@ -14,7 +14,6 @@ use crate::wire::{esp, read_u16, read_u32};
 enum Class {
     /// ESP for us; octets of frame before the SPI.
     Esp(usize),
-    Forward(Hop),
     Kernel,
     End(Verdict),
 }
@@ -30,12 +29,28 @@ pub fn sort<F: Frame>(
 ) -> (Picks, Picks) {
     let (mut sealed, mut clear) = (Picks::default(), Picks::default());
     let facts = cx.ports[usize::from(port)];
+    let fib = cx.tables.fib();
     for index in arrived {
         let Some((frame, meta)) = batch.get(index) else { continue };
         let class = match parse::frame(frame, &facts) {
             Parsed::Ip(ip) => {
                 *meta = fresh(ip, ethernet::HEADER, port, Origin::Wire);
-                classify(&ip, frame.data(), facts.spec.public, cx)
+                let route = fib.find(ip.destination());
+                meta.route = route;
+                let local = route.is_local();
+                if ipv4::is_group(ip.destination()) {
+                    Class::Kernel
+                } else if !local && !facts.spec.public {
+                    if let Some(slot) = route.tunnel() {
+                        cx.tables.prefetch_tunnel(slot);
+                    }
+                    clear.insert(index);
+                    continue;
+                } else if local && ip.protocol() == ipv4::ESP && !ip.fragment() {
+                    Class::Esp(ethernet::HEADER + usize::from(ip.header_len()))
+                } else {
+                    classify(&ip, frame.data(), facts.spec.public, local, cx)
+                }
             }
             Parsed::Other => Class::Kernel,
             Parsed::Wrong(verdict) => Class::End(verdict),
@@ -43,11 +58,10 @@ pub fn sort<F: Frame>(
         match class {
             Class::Esp(at) => {
                 meta.esp = at as u16;
+                if let Some(spi) = frame.data().get(at..).and_then(|esp| esp.first_chunk::<4>()) {
+                    cx.tables.prefetch_inbound(u32::from_be_bytes(*spi));
+                }
                 sealed.insert(index);
-            }
-            Class::Forward(hop) => {
-                meta.hop = hop;
-                clear.insert(index);
             }
             Class::Kernel => {
                 if let Some(frame) = batch.take(index) {
@@ -60,21 +74,16 @@ pub fn sort<F: Frame>(
     (sealed, clear)
 }
 
-#[inline(always)]
-fn classify(ip: &Ipv4, frame: &[u8], public: bool, cx: &Context<'_>) -> Class {
-    if ipv4::is_group(ip.destination) {
-        return Class::Kernel;
+/// What is not plaintext to forward, and not ESP without UDP.
+#[inline(never)]
+fn classify(ip: &Ipv4, frame: &[u8], public: bool, local: bool, cx: &Context<'_>) -> Class {
+    if !local {
+        return Class::End(Verdict::ClearOnPublic);
     }
-    match cx.tables.route(ip.destination) {
-        Hop::Local => {}
-        _ if public => return Class::End(Verdict::ClearOnPublic),
-        hop => return Class::Forward(hop),
-    }
-    let at = ethernet::HEADER + usize::from(ip.header_len);
-    match ip.protocol {
-        ipv4::ESP if ip.fragment => Class::End(Verdict::EspFragment),
-        ipv4::ESP => Class::Esp(at),
-        ipv4::UDP if !ip.fragment => match udp(&frame[at..], at) {
+    let at = ethernet::HEADER + usize::from(ip.header_len());
+    match ip.protocol() {
+        ipv4::ESP => Class::End(Verdict::EspFragment),
+        ipv4::UDP if !ip.fragment() => match udp(&frame[at..], at) {
             Class::Kernel => in_the_clear(ip, public, cx),
             class => class,
         },
@@ -85,9 +94,10 @@ fn classify(ip: &Ipv4, frame: &[u8], public: bool, cx: &Context<'_>) -> Class {
 /// A packet for the gateway itself that came unprotected. By a public port it is dropped where a tunnel should have brought
 /// it (RFC 4301 section 5.2); only the peer itself speaks to us outside of its tunnel.
 fn in_the_clear(ip: &Ipv4, public: bool, cx: &Context<'_>) -> Class {
-    let Hop::Tunnel(slot) = cx.tables.route(ip.source) else { return Class::Kernel };
-    let covered =
-        |tunnel: &Tunnel| tunnel.peer() != ip.source && tunnel.covers_inbound(ip.source, ip.destination);
+    let Hop::Tunnel(slot) = cx.tables.route(ip.source()) else { return Class::Kernel };
+    let covered = |tunnel: &Tunnel| {
+        tunnel.peer() != ip.source() && tunnel.covers_inbound(ip.source(), ip.destination())
+    };
     match public && cx.tables.tunnel(slot).is_some_and(covered) {
         true => Class::End(Verdict::ClearOnPublic),
         false => Class::Kernel,

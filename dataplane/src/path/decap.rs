@@ -2,202 +2,188 @@
 //! trailer, selectors (RFC 4301 section 5.2), ECN (RFC 6040).
 
 use arrayvec::ArrayVec;
-use penstock_tables::events::Event;
-use penstock_tables::replay::Refused;
-use penstock_tables::{InboundSa, Note, Verdict};
+use penstock_tables::Verdict;
+use penstock_tables::replay::{Marked, Refused};
 
+use super::Context;
 use super::batch::{Batch, Meta, Origin, Picks, fresh};
-use super::{Context, parse};
+use super::flow::{Flow, Flows};
 use crate::crypto::{Aad, Direction, Job, TAG_LEN};
 use crate::port::{BURST, Frame};
 use crate::wire::{esp, ipv4};
 
 /// A packet whose SA is found and whose number may still be accepted.
-struct Opening<'a> {
-    slot: u32,
-    sa: &'a InboundSa,
+#[derive(Clone, Copy)]
+struct Opening {
     number: u64,
-    iv: [u8; esp::IV],
-    aad: Aad,
-    /// Octets of frame before the ciphertext.
-    text: usize,
+    index: u8,
+    /// Its SA among the [`Flows`] of the burst.
+    flow: u8,
 }
 
 /// Opens the picked packets; returns those that are whole, new and allowed.
 #[inline(always)]
-pub fn open<F: Frame>(sealed: Picks, batch: &mut Batch<F>, cx: &mut Context<'_>) -> Picks {
+pub fn open<'a, F: Frame>(sealed: Picks, batch: &mut Batch<F>, cx: &mut Context<'a>) -> Picks {
     let mut opened = Picks::default();
     if sealed.is_empty() {
         return opened;
     }
-    let mut openings: ArrayVec<Opening<'_>, BURST> = ArrayVec::new();
-    let mut admitted = Picks::default();
-    for index in sealed {
-        let Some((frame, meta)) = batch.get(index) else { continue };
-        match admit(frame, usize::from(meta.esp), cx) {
-            Ok(opening) => {
-                openings.push(opening);
-                admitted.insert(index);
+    let mut flows = Flows::find(sealed, batch, cx);
+    let mut openings: ArrayVec<Opening, BURST> = ArrayVec::new();
+    let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
+    let mut refused: ArrayVec<(u8, Verdict), BURST> = ArrayVec::new();
+    for (index, frame, meta) in batch.each(sealed) {
+        match admit(frame, meta, &flows) {
+            Ok((number, job)) => {
+                openings.push(Opening { number, index: index as u8, flow: meta.run });
+                jobs.push(job);
             }
-            Err(verdict) => cx.end_of(batch, index, verdict),
+            Err(verdict) => refused.push((index as u8, verdict)),
         }
     }
-    let right = run_engine(admitted, &openings, batch, cx);
-    let mut account = Account::default();
-    for (index, opening) in admitted.into_iter().zip(&openings) {
-        let Some((frame, meta)) = batch.get(index) else { continue };
-        match finish(frame, meta, opening, right.contains(index), cx) {
-            Ok(()) => {
-                account.add(opening.slot, frame.len(), cx);
-                opened.insert(index);
-            }
-            Err(verdict) => {
-                refuse(opening.slot, verdict, cx);
-                cx.end_of(batch, index, verdict);
+    cx.engine.run(&mut jobs);
+    let right = Picks::of(Picks::first(jobs.len()), jobs.iter().map(|job| job.done));
+    drop(jobs);
+    for (index, verdict) in refused {
+        let meta = batch.meta(usize::from(index));
+        flows.refuse(meta.run, verdict, cx);
+        cx.end_of(batch, usize::from(index), verdict);
+    }
+    let mut rest = &openings[..];
+    while let Some(group) = Group::mark(rest, openings.len() - rest.len(), right, &flows) {
+        let (now, later) = rest.split_at(group.len);
+        for (at, opening) in now.iter().enumerate() {
+            let index = usize::from(opening.index);
+            let Some((frame, meta)) = batch.get(index) else { continue };
+            let flow = flows.at_mut(opening.flow);
+            let done = group.verdict(at, opening, flow).and_then(|()| finish(frame, meta, flow, cx));
+            match done {
+                Ok(()) => opened.insert(index),
+                Err(verdict) => {
+                    flows.refuse(opening.flow, verdict, cx);
+                    cx.end_of(batch, index, verdict);
+                }
             }
         }
+        rest = later;
     }
-    account.flush(cx);
+    flows.close(cx);
     opened
 }
 
-/// Finds the SA and checks the sequence number (RFC 4303 3.4.2, 3.4.3); touches no octet.
+/// Checks the sequence number (RFC 4303 3.4.3); touches no octet.
 #[inline(always)]
-fn admit<'a, F: Frame>(frame: &F, at: usize, cx: &Context<'a>) -> Result<Opening<'a>, Verdict> {
-    let packet = frame.data().get(at..).unwrap_or_default();
+fn admit<'f, 'a: 'f, F: Frame>(
+    frame: &'f mut F,
+    meta: &Meta,
+    flows: &Flows<'a>,
+) -> Result<(u64, Job<'f>), Verdict> {
+    let at = usize::from(meta.esp);
+    let packet = frame.data_mut().get_mut(at..).unwrap_or_default();
     let header = esp::parse(packet).ok_or(Verdict::EspTruncated)?;
-    let (tables, state) = (cx.tables, cx.state);
-    let slot = tables.inbound_slot(header.spi).ok_or(Verdict::UnknownSpi)?;
-    let sa = tables.inbound(slot);
-    if sa.epoch() != state.epoch() {
-        cx.events.push(Event::Orphaned { tunnel: sa.tunnel() });
-        return Err(Verdict::SaOrphaned);
-    }
-    cx.engine.prefetch(tables.inbound_key(slot), packet.len());
-    let window = state.window(slot, sa);
-    let number = if sa.esn() { window.extend(header.sequence) } else { u64::from(header.sequence) };
-    if let Err(refused) = window.check(number) {
-        let verdict = verdict_of(refused);
-        refuse(slot, verdict, cx);
-        return Err(verdict);
-    }
+    let flow = flows.at(meta.run);
+    flow.usable()?;
+    let number = flow.number(header.sequence);
+    flow.window().check(number).map_err(verdict_of)?;
     let aad =
-        if sa.esn() { Aad::with_esn(header.spi, number) } else { Aad::new(header.spi, header.sequence) };
-    Ok(Opening { slot, sa, number, iv: header.iv, aad, text: at + esp::HEADER + esp::IV })
+        if flow.esn() { Aad::with_esn(header.spi, number) } else { Aad::new(header.spi, header.sequence) };
+    let text = packet.get_mut(esp::HEADER + esp::IV..).unwrap_or_default();
+    Ok((number, Job { key: flow.key(), iv: header.iv, aad, direction: Direction::Open, text, done: false }))
 }
 
-/// Runs the engine over all of them at once; returns those whose tag was right.
-#[inline(always)]
-fn run_engine<F: Frame>(
-    picks: Picks,
-    openings: &[Opening<'_>],
-    batch: &mut Batch<F>,
-    cx: &Context<'_>,
-) -> Picks {
-    let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
-    for ((_, frame), opening) in batch.each(picks).zip(openings) {
-        jobs.push(Job {
-            key: cx.tables.inbound_key(opening.slot),
-            iv: opening.iv,
-            aad: opening.aad,
-            direction: Direction::Open,
-            text: frame.data_mut().get_mut(opening.text..).unwrap_or_default(),
-            done: false,
-        });
+/// Packets in a row of one SA and one block of its window, whose numbers are marked at once.
+struct Group {
+    len: usize,
+    /// One bit for each packet whose tag was right.
+    right: u64,
+    /// One bit for each packet with a number that one before it has.
+    again: u64,
+    marked: Marked,
+}
+
+impl Group {
+    /// Marks the first ones of `openings`, the first of which is number `from` in its burst; `None` where there is none.
+    #[inline(always)]
+    fn mark(openings: &[Opening], from: usize, right: Picks, flows: &Flows<'_>) -> Option<Group> {
+        let first = openings.first()?;
+        let window = flows.at(first.flow).window();
+        let block = window.block(first.number).0;
+        let mut group = Group { len: 0, right: 0, again: 0, marked: Marked { new: 0, old: 0 } };
+        let mut bits = 0;
+        for opening in openings {
+            let (its, bit) = window.block(opening.number);
+            if opening.flow != first.flow || its != block {
+                break;
+            }
+            if right.contains(from + group.len) {
+                group.right |= 1 << group.len;
+                group.again |= u64::from(bits & bit != 0) << group.len;
+                bits |= bit;
+            }
+            group.len += 1;
+        }
+        if bits != 0 {
+            group.marked = window.mark_block(block, bits);
+        }
+        Some(group)
     }
-    cx.engine.run(&mut jobs);
-    let mut right = Picks::default();
-    picks.into_iter().zip(&jobs).filter(|(_, job)| job.done).for_each(|(index, _)| right.insert(index));
-    right
+
+    /// Whether packet `at` may go on.
+    #[inline(always)]
+    fn verdict(&self, at: usize, opening: &Opening, flow: &Flow<'_>) -> Result<(), Verdict> {
+        if self.right >> at & 1 == 0 {
+            return Err(Verdict::AuthFailed);
+        }
+        let (_, bit) = flow.window().block(opening.number);
+        match self.marked {
+            marked if marked.old & bit != 0 => Err(Verdict::TooOld),
+            marked if marked.new & bit != 0 && self.again >> at & 1 == 0 => Ok(()),
+            _ => Err(Verdict::Replayed),
+        }
+    }
 }
 
-/// Marks the number, takes the wrapping off and checks what was inside.
+/// Takes the wrapping off and checks what was inside.
 #[inline(always)]
 fn finish<F: Frame>(
     frame: &mut F,
     meta: &mut Meta,
-    opening: &Opening<'_>,
-    right: bool,
-    cx: &mut Context<'_>,
+    flow: &mut Flow<'_>,
+    cx: &Context<'_>,
 ) -> Result<(), Verdict> {
-    if !right {
-        return Err(Verdict::AuthFailed);
-    }
-    cx.state.window(opening.slot, opening.sa).mark(opening.number).map_err(verdict_of)?;
-    cx.tally.note(Note::Opened, 1);
-    frame.trim_back(TAG_LEN);
-    let text = frame.data().get(opening.text..).unwrap_or_default();
+    flow.opened += 1;
+    let at = usize::from(meta.esp) + esp::HEADER + esp::IV;
+    let end = frame.len().saturating_sub(TAG_LEN);
+    let text = frame.data().get(at..end).unwrap_or_default();
     let (payload, next_header) = esp::read_trailer(text).ok_or(Verdict::EspTrailer)?;
-    let tail = text.len() - payload;
     match next_header {
         esp::NEXT_IPV4 => {}
         esp::NEXT_NONE => return Err(Verdict::EspDummy),
         _ => return Err(Verdict::EspTrailer),
     }
-    frame.trim_back(tail);
-    frame.trim_front(opening.text);
-    inner(frame, meta, opening.sa.tunnel(), cx)
-}
-
-/// The inner packet: whole, ECN combined, covered by the tunnel's selectors.
-#[inline(always)]
-fn inner<F: Frame>(frame: &mut F, meta: &mut Meta, tunnel: u32, cx: &Context<'_>) -> Result<(), Verdict> {
-    let mut ip = parse::ip(frame, 0).map_err(|_| Verdict::InnerMalformed)?;
-    let covered = cx.tables.tunnel(tunnel).is_some_and(|it| it.covers_inbound(ip.source, ip.destination));
-    if !covered {
+    let ip = ipv4::parse(text.get(..payload).unwrap_or_default()).map_err(|_| Verdict::InnerMalformed)?;
+    let tunnel = cx.tables.tunnel(flow.tunnel());
+    if !tunnel.is_some_and(|tunnel| tunnel.covers_inbound(ip.source(), ip.destination())) {
         return Err(Verdict::SelectorInbound);
     }
-    let ecn = ipv4::ecn_after_tunnel(meta.ip.tos, ip.tos).ok_or(Verdict::EcnInvalid)?;
-    if ecn != ip.tos & 3 {
+    let ecn = ipv4::ecn_after_tunnel(meta.ip.tos(), ip.tos()).ok_or(Verdict::EcnInvalid)?;
+    frame.narrow(at, usize::from(ip.total_len()));
+    let mut inner = ip;
+    if ecn != ip.tos() & 3 {
         ipv4::set_ecn(frame.data_mut(), ecn);
         // The next tunnel copies it from here.
-        ip.tos = (ip.tos & !3) | ecn;
+        inner = ip.with_ecn(ecn);
     }
-    *meta = fresh(ip, 0, meta.port, Origin::Tunnel(tunnel));
+    flow.count(inner.total_len());
+    *meta = fresh(inner, 0, meta.port, Origin::Tunnel(flow.tunnel()));
     Ok(())
 }
 
+/// The verdict of a number that the window refuses.
+#[inline(always)]
 fn verdict_of(refused: Refused) -> Verdict {
     match refused {
         Refused::Replayed => Verdict::Replayed,
         Refused::TooOld => Verdict::TooOld,
-    }
-}
-
-/// Counts a refusal at its SA too.
-#[cold]
-fn refuse(slot: u32, verdict: Verdict, cx: &Context<'_>) {
-    match verdict {
-        Verdict::Replayed | Verdict::TooOld => cx.state.inbound(slot).account_refused(1, 0),
-        Verdict::AuthFailed => cx.state.inbound(slot).account_refused(0, 1),
-        _ => {}
-    }
-}
-
-/// Packets and inner octets of one SA, added to its shared counters once a run of packets.
-#[derive(Default)]
-struct Account {
-    slot: u32,
-    packets: u64,
-    bytes: u64,
-}
-
-impl Account {
-    #[inline(always)]
-    fn add(&mut self, slot: u32, bytes: usize, cx: &Context<'_>) {
-        if slot != self.slot {
-            self.flush(cx);
-            self.slot = slot;
-        }
-        self.packets += 1;
-        self.bytes += bytes as u64;
-    }
-
-    #[inline(always)]
-    fn flush(&mut self, cx: &Context<'_>) {
-        if self.packets > 0 {
-            cx.state.inbound(self.slot).account(self.packets, self.bytes, cx.now);
-        }
-        (self.packets, self.bytes) = (0, 0);
     }
 }

@@ -5,9 +5,9 @@
 //! | `rx` | a port's or the kernel's queue | a batch of frames |
 //! | `parse` | Ethernet, 802.1Q, IPv4 (RFC 791) | what the headers say |
 //! | `classify` | packets | ESP for us, packets to forward, the kernel's |
-//! | `decap` | ESP (RFC 4303, 4106, 3948) | inner packets, checked against replay and selectors |
+//! | `decap`, `flow` | ESP (RFC 4303, 4106, 3948) | inner packets, checked against replay and selectors |
 //! | `route` | packets | a tunnel, a next hop, the kernel, or an ICMP answer (`answer`) |
-//! | `encap` | packets of a tunnel | ESP |
+//! | `encap`, `run` | packets of a tunnel | ESP |
 //! | `tx` | frames with their Ethernet header | ports |
 //! | `punt` | the kernel's frames | twins |
 //!
@@ -20,10 +20,13 @@ pub mod batch;
 pub mod classify;
 pub mod decap;
 pub mod encap;
+mod flow;
 pub mod parse;
 pub mod punt;
 pub mod route;
+pub mod run;
 pub mod rx;
+mod slots;
 pub mod tx;
 
 use std::sync::Arc;
@@ -83,14 +86,14 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Ends a frame that is not sent: counts it and frees it.
-    #[inline(always)]
+    #[inline(never)]
     pub fn end<F: Frame>(&mut self, frame: F, verdict: Verdict) {
         self.tally.count(verdict, 1);
         drop(frame);
     }
 
     /// Ends a packet of a batch.
-    #[inline(always)]
+    #[inline(never)]
     pub fn end_of<F: Frame>(&mut self, batch: &mut Batch<F>, index: usize, verdict: Verdict) {
         if let Some(frame) = batch.take(index) {
             self.end(frame, verdict);

@@ -20,7 +20,30 @@ pub enum Parsed {
 /// Reads a frame of a port. A tag of the port's VLAN is taken off; octets behind the packet are cut.
 #[inline(always)]
 pub fn frame<F: Frame>(frame: &mut F, port: &PortFacts) -> Parsed {
-    let Some(header) = ethernet::parse(frame.data()) else { return Parsed::Wrong(Verdict::EthernetRunt) };
+    if port.spec.vlan != 0 || !ethernet::is_ipv4_to(frame.data(), port.mac) {
+        match read_header(frame, port) {
+            Ether::Ip => {}
+            Ether::Other => return Parsed::Other,
+            Ether::Wrong(verdict) => return Parsed::Wrong(verdict),
+        }
+    }
+    match ip(frame, ethernet::HEADER) {
+        Ok(ip) => Parsed::Ip(ip),
+        Err(verdict) => Parsed::Wrong(verdict),
+    }
+}
+
+/// What an Ethernet header says.
+enum Ether {
+    Ip,
+    Other,
+    Wrong(Verdict),
+}
+
+/// What is not at first sight an untagged IPv4 packet to the port's own address, on a port without a VLAN.
+#[inline(never)]
+fn read_header<F: Frame>(frame: &mut F, port: &PortFacts) -> Ether {
+    let Some(header) = ethernet::parse(frame.data()) else { return Ether::Wrong(Verdict::EthernetRunt) };
     match header.vlan {
         // A priority tag names no VLAN (0): it counts as untagged.
         Some(vlan) if vlan == port.spec.vlan => {
@@ -28,21 +51,15 @@ pub fn frame<F: Frame>(frame: &mut F, port: &PortFacts) -> Parsed {
             frame.trim_front(ethernet::TAG);
         }
         None if port.spec.vlan == 0 => {}
-        _ => return Parsed::Wrong(Verdict::VlanOther),
+        _ => return Ether::Wrong(Verdict::VlanOther),
     }
     if header.destination[0] & 1 != 0 {
-        return Parsed::Other;
+        return Ether::Other;
     }
     if header.destination != port.mac {
-        return Parsed::Wrong(Verdict::MacOther);
+        return Ether::Wrong(Verdict::MacOther);
     }
-    if header.ether_type != ethernet::IPV4 {
-        return Parsed::Other;
-    }
-    match ip(frame, ethernet::HEADER) {
-        Ok(ip) => Parsed::Ip(ip),
-        Err(verdict) => Parsed::Wrong(verdict),
-    }
+    if header.ether_type == ethernet::IPV4 { Ether::Ip } else { Ether::Other }
 }
 
 /// Reads the IPv4 header at `l3` and cuts what follows the packet.
@@ -56,7 +73,9 @@ pub fn ip<F: Frame>(frame: &mut F, l3: usize) -> Result<Ipv4, Verdict> {
         Wrong::Malformed => Verdict::Ipv4Malformed,
         Wrong::Checksum => Verdict::Ipv4Checksum,
     })?;
-    let behind = octets.len() - usize::from(ip.total_len);
-    frame.trim_back(behind);
+    let behind = octets.len() - usize::from(ip.total_len());
+    if behind > 0 {
+        frame.trim_back(behind);
+    }
     Ok(ip)
 }

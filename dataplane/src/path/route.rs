@@ -3,168 +3,235 @@
 
 use penstock_tables::adjacency::Unresolved;
 use penstock_tables::events::Event;
-use penstock_tables::{Adjacency, Hop, Note, Verdict};
+use penstock_tables::{Adjacency, Hop, Note, Route, Verdict};
 
 use super::batch::{Batch, Meta, Origin, Picks};
+use super::encap::{self, Exit};
 use super::punt::{self, Twins};
-use super::{Context, WorkerPort, answer, encap, tx};
-use crate::port::{Frame, Port};
+use super::{Context, WorkerPort, answer, tx};
+use crate::port::{AREA, Frame, Port};
 use crate::wire::icmp::Error;
 use crate::wire::{ethernet, ipv4};
+
+/// What packets in a row have in common: the tunnel or the next hop that the last one went to.
+struct Ways<'a> {
+    exit: Exit<'a>,
+    index: u32,
+    next: Link,
+}
+
+/// A next hop that plaintext may take: its port and the Ethernet header, at the end of the area before the packet.
+#[derive(Clone, Copy)]
+struct Link {
+    port: u8,
+    len: u8,
+    mtu: u16,
+    header: [u8; LINK],
+}
+
+/// Octets that hold a tagged header.
+const LINK: usize = 32;
 
 /// Sends every packet on its way: the clear ones, whose route is known, and those that were opened. Returns what is to be
 /// sealed.
 #[inline(always)]
-pub fn forward<P: Port>(
+pub fn forward<'a, P: Port>(
     clear: Picks,
     opened: Picks,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
-    cx: &mut Context<'_>,
+    cx: &mut Context<'a>,
 ) -> Picks {
     let mut sealing = Picks::default();
+    let nowhere = Link { port: 0, len: 0, mtu: 0, header: [0; LINK] };
+    let mut ways = Ways { exit: Exit::none(), index: penstock_tables::NONE, next: nowhere };
+    let fib = cx.tables.fib();
     for index in opened {
-        let Some((_, meta)) = batch.get(index) else { continue };
-        meta.hop = cx.tables.route(meta.ip.destination);
-        deliver(index, &mut sealing, batch, ports, twins, cx);
+        let meta = batch.meta_mut(index);
+        meta.route = fib.find(meta.ip.destination());
     }
-    for index in clear {
-        deliver(index, &mut sealing, batch, ports, twins, cx);
+    for index in opened.with(clear) {
+        match ways.quick(batch.meta(index), cx) {
+            Some(Way::Tunnel(slot)) => encap::admit(index, slot, &mut ways.exit, &mut sealing, batch, cx),
+            Some(Way::Clear) => send(index, &ways.next, batch, ports, cx),
+            None => {
+                let step = step(batch.meta(index), &mut ways, cx);
+                otherwise(index, step, &mut ways, &mut sealing, batch, ports, twins, cx);
+            }
+        }
     }
     sealing
+}
+
+/// Where most packets go.
+enum Way {
+    Tunnel(u32),
+    /// By the next hop in [`Ways`].
+    Clear,
 }
 
 /// What becomes of a packet.
 enum Step {
     Kernel,
     Seal(u32),
-    Clear(Adjacency),
+    /// By the next hop in [`Ways`].
+    Clear,
     Tell(Error),
     End(Verdict),
 }
 
-#[inline(always)]
-fn deliver<P: Port>(
+/// What few packets do.
+#[cold]
+#[inline(never)]
+#[expect(clippy::too_many_arguments, reason = "what a stage has at hand")]
+fn otherwise<'a, P: Port>(
     index: usize,
+    step: Step,
+    ways: &mut Ways<'a>,
     sealing: &mut Picks,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
-    cx: &mut Context<'_>,
+    cx: &mut Context<'a>,
 ) {
-    match step(batch.meta(index), cx) {
-        Step::Seal(slot) => {
-            hop_taken(index, batch);
-            encap::admit(index, slot, sealing, batch, cx);
-        }
-        Step::Clear(next) => {
-            hop_taken(index, batch);
-            send(index, next, batch, ports, cx);
-        }
+    match step {
         Step::Kernel => {
             let meta = *batch.meta(index);
             if let Some(frame) = batch.take(index) {
                 punt::decrypted(twins, frame, meta, cx);
             }
         }
-        Step::Tell(error) => reply(index, error, sealing, batch, ports, twins, cx),
+        Step::Tell(error) => reply(index, error, ways, sealing, batch, ports, twins, cx),
         Step::End(verdict) => cx.end_of(batch, index, verdict),
+        Step::Seal(slot) => encap::admit(index, slot, &mut ways.exit, sealing, batch, cx),
+        Step::Clear => send(index, &ways.next, batch, ports, cx),
     }
 }
 
-#[inline(always)]
-fn step(meta: &Meta, cx: &Context<'_>) -> Step {
+/// The whole of it, and every drop by its name.
+#[inline(never)]
+fn step<'a>(meta: &Meta, ways: &mut Ways<'a>, cx: &Context<'a>) -> Step {
     let ip = &meta.ip;
     // A group is never forwarded (RFC 1812 5.2.1): routing protocols in the tunnel speak to the kernel by it.
-    if meta.hop == Hop::Local || ipv4::is_group(ip.destination) {
+    if meta.route.is_local() || ipv4::is_group(ip.destination()) {
         return Step::Kernel;
     }
-    if ip.ttl <= 1 && !meta.answer {
+    if ip.ttl() <= 1 && !meta.answer {
         return Step::Tell(Error::TimeExceeded);
     }
-    let (step, mtu) = match meta.hop {
-        Hop::Tunnel(slot) if meta.origin == Origin::Tunnel(slot) && !meta.answer => {
+    let (step, mtu) = match meta.route.tunnel() {
+        Some(slot) if meta.origin == Origin::Tunnel(slot) && !meta.answer => {
             return Step::End(Verdict::TunnelLoop);
         }
-        Hop::Tunnel(slot) => {
-            (Step::Seal(slot), cx.tables.tunnel(slot).map_or(u16::MAX, |tunnel| tunnel.inner_mtu()))
+        Some(slot) => {
+            ways.exit.turn(slot, ip.total_len(), cx);
+            (Step::Seal(slot), ways.exit.inner_mtu())
         }
-        Hop::Adjacency(index) => next_hop(cx.tables.adjacency(index), cx),
-        Hop::Glean(port) => next_hop(Err(Unresolved { port: port as u8, address: ip.destination }), cx),
-        Hop::None => return Step::End(Verdict::NoRoute),
-        Hop::Discard => return Step::End(Verdict::RouteDiscard),
-        Hop::Local => return Step::Kernel,
+        None => match ways.turn(meta.route, ip.destination(), cx) {
+            Ok(()) => (Step::Clear, ways.next.mtu),
+            Err(verdict) => return Step::End(verdict),
+        },
     };
-    match step {
-        Step::End(_) => step,
-        _ if ip.total_len <= mtu => step,
-        // Its sender is told where don't-fragment is set (RFC 1191).
-        _ if ip.dont_fragment && !meta.answer => Step::Tell(Error::TooBig(mtu)),
-        _ => Step::End(Verdict::TooBig),
+    if ip.total_len() <= mtu {
+        return step;
+    }
+    // Its sender is told where don't-fragment is set (RFC 1191).
+    match ip.dont_fragment() && !meta.answer {
+        true => Step::Tell(Error::TooBig(mtu)),
+        false => Step::End(Verdict::TooBig),
+    }
+}
+
+impl<'a> Ways<'a> {
+    /// The way of a packet that nothing is in the way of; `None` where [`step`] must say more.
+    #[inline(always)]
+    fn quick(&mut self, meta: &Meta, cx: &Context<'a>) -> Option<Way> {
+        let ip = &meta.ip;
+        if ip.ttl() <= 1 || ipv4::is_group(ip.destination()) {
+            return None;
+        }
+        if let Some(slot) = meta.route.tunnel() {
+            self.exit.turn(slot, ip.total_len(), cx);
+            let free = meta.origin != Origin::Tunnel(slot) && ip.total_len() <= self.exit.inner_mtu();
+            return free.then_some(Way::Tunnel(slot));
+        }
+        let free = meta.route.adjacency() == Some(self.index) && ip.total_len() <= self.next.mtu;
+        free.then_some(Way::Clear)
+    }
+
+    /// Turns to the next hop that a route leads to in the clear.
+    #[inline(always)]
+    fn turn(&mut self, route: Route, destination: u32, cx: &Context<'a>) -> Result<(), Verdict> {
+        if route.adjacency() == Some(self.index) {
+            return Ok(());
+        }
+        let (index, hop) = match route.hop() {
+            Hop::Adjacency(index) => (index, cx.tables.adjacency(index)),
+            Hop::Glean(port) => {
+                let unresolved = Unresolved { port: port as u8, address: destination };
+                (penstock_tables::NONE, Err(unresolved))
+            }
+            Hop::Discard => return Err(Verdict::RouteDiscard),
+            _ => return Err(Verdict::NoRoute),
+        };
+        self.next = next_hop(hop, cx)?;
+        self.index = index;
+        Ok(())
     }
 }
 
 /// Whether plaintext may take this next hop: its port exists and is not public, its MAC address is known.
-#[inline(always)]
-fn next_hop(hop: Result<Adjacency, Unresolved>, cx: &Context<'_>) -> (Step, u16) {
+#[inline]
+fn next_hop(hop: Result<Adjacency, Unresolved>, cx: &Context<'_>) -> Result<Link, Verdict> {
     let port = hop.map_or_else(|unresolved| unresolved.port, |next| next.port);
-    let Some(facts) = cx.ports.get(usize::from(port)) else { return (Step::End(Verdict::PortDown), 0) };
+    let facts = cx.ports.get(usize::from(port)).ok_or(Verdict::PortDown)?;
     if facts.spec.public {
-        return (Step::End(Verdict::ClearOnPublic), 0);
+        return Err(Verdict::ClearOnPublic);
     }
-    match hop {
-        Ok(next) => (Step::Clear(next), facts.spec.mtu),
-        Err(unresolved) => {
-            cx.events
-                .push(Event::NoNeighbour { port: u32::from(unresolved.port), address: unresolved.address });
-            (Step::End(Verdict::NoNeighbour), 0)
-        }
-    }
+    let next = hop.map_err(|unresolved| {
+        let (port, address) = (u32::from(unresolved.port), unresolved.address);
+        cx.events.push(Event::NoNeighbour { port, address });
+        Verdict::NoNeighbour
+    })?;
+    let (vlan, mut header) = (facts.spec.vlan, [0; LINK]);
+    let len = ethernet::header_len(vlan);
+    ethernet::write(&mut header[LINK - len..], next.mac, facts.mac, vlan);
+    Ok(Link { port, len: len as u8, mtu: facts.spec.mtu, header })
 }
 
-/// Forwarding takes one hop of the TTL (RFC 1812 5.3.1); an answer of ours starts whole.
-#[inline(always)]
-fn hop_taken<F: Frame>(index: usize, batch: &mut Batch<F>) {
-    if let Some((frame, meta)) = batch.get(index)
-        && !meta.answer
-        && let Some(header) = frame.data_mut().get_mut(usize::from(meta.l3)..)
-    {
-        ipv4::decrement_ttl(header);
-    }
-}
-
-/// Puts the Ethernet header on and queues the frame.
+/// Takes one hop of the TTL (RFC 1812 5.3.1), but for an answer of ours; puts the Ethernet header on and queues the frame.
 #[inline(always)]
 fn send<P: Port>(
     index: usize,
-    next: Adjacency,
+    next: &Link,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     cx: &mut Context<'_>,
 ) {
-    let l3 = usize::from(batch.meta(index).l3);
+    let (l3, answer) = (batch.meta(index).l3, batch.meta(index).answer);
     let Some(mut frame) = batch.take(index) else { return };
-    let facts = cx.ports[usize::from(next.port)];
-    frame.trim_front(l3);
-    match frame.prepend(ethernet::header_len(facts.spec.vlan)) {
-        Some(header) => ethernet::write(header, next.mac, facts.mac, facts.spec.vlan),
-        None => return cx.end(frame, Verdict::NoHeadroom),
+    let Some((area, packet)) = frame.wrap(l3, next.len, 0) else {
+        return cx.end(frame, Verdict::NoHeadroom);
+    };
+    area[AREA - LINK..].copy_from_slice(&next.header);
+    if !answer {
+        ipv4::decrement_ttl(packet);
     }
     tx::queue(&mut ports[usize::from(next.port)], frame, cx);
 }
 
 /// Makes the packet an ICMP error and sends it back; where none is due, the packet is dropped under its own name.
-#[cold]
-#[inline(never)]
-fn reply<P: Port>(
+#[expect(clippy::too_many_arguments, reason = "what a stage has at hand")]
+fn reply<'a, P: Port>(
     index: usize,
     error: Error,
+    ways: &mut Ways<'a>,
     sealing: &mut Picks,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
-    cx: &mut Context<'_>,
+    cx: &mut Context<'a>,
 ) {
     let (note, drop) = match error {
         Error::TooBig(_) => (Note::AnsweredTooBig, Verdict::TooBig),
@@ -175,17 +242,9 @@ fn reply<P: Port>(
         return cx.end_of(batch, index, drop);
     }
     cx.tally.note(note, 1);
-    match step(batch.meta(index), cx) {
-        Step::Seal(slot) => encap::admit(index, slot, sealing, batch, cx),
-        Step::Clear(next) => send(index, next, batch, ports, cx),
-        Step::Kernel => {
-            let meta = *batch.meta(index);
-            if let Some(frame) = batch.take(index) {
-                punt::decrypted(twins, frame, meta, cx);
-            }
-        }
-        Step::End(verdict) => cx.end_of(batch, index, verdict),
+    match step(batch.meta(index), ways, cx) {
         // An answer is never answered.
         Step::Tell(_) => cx.end_of(batch, index, drop),
+        step => otherwise(index, step, ways, sealing, batch, ports, twins, cx),
     }
 }

@@ -3,8 +3,9 @@
 use penstock_tables::{Hop, Note, Verdict};
 
 use super::batch::{Batch, Origin, Picks, fresh};
+use super::encap::{self, Exit};
 use super::punt::{Twin, Twins};
-use super::{Context, WorkerPort, encap, parse, tx};
+use super::{Context, WorkerPort, parse, tx};
 use crate::port::{BURST, Burst, Frame, Port};
 use crate::wire::ethernet;
 use crate::wire::ipv4::{self, Ipv4};
@@ -22,13 +23,13 @@ pub fn receive<P: Port>(queue: &mut P, batch: &mut Batch<P::Frame>, cx: &mut Con
 /// What the kernel sent through the twins: to the wire as it is, or into a tunnel where the destination belongs to one,
 /// so that the gateway's own traffic never leaves in the clear either. Returns what is to be sealed, and how many frames
 /// there were.
-pub fn from_kernel<P: Port>(
+pub fn from_kernel<'a, P: Port>(
     twins: &mut Twins<P::Frame>,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
-    cx: &mut Context<'_>,
+    cx: &mut Context<'a>,
 ) -> (Picks, usize) {
-    let mut sealing = Picks::default();
+    let (mut sealing, mut exit) = (Picks::default(), Exit::none());
     let mut count = 0;
     while count < BURST {
         let Some((twin, frame)) = twins.from_kernel.pop() else { break };
@@ -43,7 +44,7 @@ pub fn from_kernel<P: Port>(
             Twin::Tunnel(tunnel) => Some((frame, 0, tunnel)),
         };
         if let Some((frame, l3, tunnel)) = leaving {
-            into_tunnel(frame, l3, tunnel, count, &mut sealing, batch, cx);
+            into_tunnel(frame, l3, tunnel, count, &mut exit, &mut sealing, batch, cx);
         }
         count += 1;
     }
@@ -93,28 +94,30 @@ fn own<P: Port>(
 /// The tunnel that a packet of the kernel belongs to. What goes to the tunnel's own peer (IKE, ESP) does not, nor what goes
 /// to the group of stations on a port.
 fn tunnel_of(ip: &Ipv4, cx: &Context<'_>) -> Option<u32> {
-    if ipv4::is_group(ip.destination) {
+    if ipv4::is_group(ip.destination()) {
         return None;
     }
-    let Hop::Tunnel(slot) = cx.tables.route(ip.destination) else { return None };
-    let to_peer = cx.tables.tunnel(slot).is_some_and(|tunnel| tunnel.peer() == ip.destination);
+    let Hop::Tunnel(slot) = cx.tables.route(ip.destination()) else { return None };
+    let to_peer = cx.tables.tunnel(slot).is_some_and(|tunnel| tunnel.peer() == ip.destination());
     (!to_peer).then_some(slot)
 }
 
-fn into_tunnel<F: Frame>(
+#[expect(clippy::too_many_arguments, reason = "what a stage has at hand")]
+fn into_tunnel<'a, F: Frame>(
     mut frame: F,
     l3: usize,
     tunnel: u32,
     index: usize,
+    exit: &mut Exit<'a>,
     sealing: &mut Picks,
     batch: &mut Batch<F>,
-    cx: &mut Context<'_>,
+    cx: &mut Context<'a>,
 ) {
     match parse::ip(&mut frame, l3) {
         Err(verdict) => cx.end(frame, verdict),
         Ok(ip) => match batch.put(index, frame, fresh(ip, l3, 0, Origin::Kernel)) {
             Some(refused) => cx.end(refused, Verdict::TransmitFull),
-            None => encap::admit(index, tunnel, sealing, batch, cx),
+            None => encap::admit(index, tunnel, exit, sealing, batch, cx),
         },
     }
 }

@@ -17,7 +17,7 @@ use arrayvec::ArrayVec;
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 
-use super::{BURST, Burst, Frame, HEADROOM, Port};
+use super::{AREA, BURST, Burst, Frame, HEADROOM, Port};
 
 /// Octets of a frame's buffer, headroom included: what DPDK calls RTE_MBUF_DEFAULT_BUF_SIZE.
 pub const BUFFER: usize = HEADROOM + 2048;
@@ -197,6 +197,15 @@ impl Frame for MemoryFrame {
     #[inline]
     fn trim_back(&mut self, n: usize) {
         self.end -= n.min(self.end - self.start);
+    }
+
+    #[inline]
+    fn wrap(&mut self, cut: u16, head: u8, tail: u8) -> Option<(&mut [u8; AREA], &mut [u8])> {
+        let packet = self.start + usize::from(cut).min(self.end - self.start);
+        let area = packet.checked_sub(AREA)?;
+        let end = Some(self.end + usize::from(tail)).filter(|&end| end <= BUFFER)?;
+        (self.start, self.end) = (packet - usize::from(head).min(AREA), end);
+        self.octets_mut()[area..end].split_first_chunk_mut()
     }
 
     #[inline]

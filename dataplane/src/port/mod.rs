@@ -17,6 +17,9 @@ pub const BURST: usize = 64;
 /// Octets in front of a fresh frame, as DPDK's RTE_PKTMBUF_HEADROOM: outer IP, UDP, ESP and IV need 60 at most.
 pub const HEADROOM: usize = 128;
 
+/// Octets before a packet that [`Frame::wrap`] gives access to: all headers in front of it fit.
+pub const AREA: usize = 64;
+
 /// One packet, owned once, contiguous. Backed by an mbuf or by memory; dropping it gives it back to its pool.
 pub trait Frame: Sized + Send {
     /// The octets of the frame.
@@ -38,6 +41,19 @@ pub trait Frame: Sized + Send {
 
     /// Removes the last `n` octets, at most all.
     fn trim_back(&mut self, n: usize);
+
+    /// Takes `cut` octets (at most all) off the front and puts `head` (at most [`AREA`]) new ones there and `tail` at the end,
+    /// in one step. Returns the [`AREA`] octets before what was left, of which the last `head` are the frame's first now and
+    /// the others are headroom, to be written at will; and what follows. `None` where there is no room: then nothing has
+    /// changed.
+    fn wrap(&mut self, cut: u16, head: u8, tail: u8) -> Option<(&mut [u8; AREA], &mut [u8])>;
+
+    /// Keeps `len` octets from octet `at` on, or what there is of them.
+    #[inline]
+    fn narrow(&mut self, at: usize, len: usize) {
+        self.trim_front(at);
+        self.trim_back(self.len().saturating_sub(len));
+    }
 
     /// Octets in the frame.
     #[inline]

@@ -63,10 +63,36 @@ pub fn write_trailer(tail: &mut [u8], padding: usize, next_header: u8) {
     tail[padding + 1] = next_header;
 }
 
+/// Padding, pad length and next header of an IPv4 packet by octets of padding, in the first octets of each.
+const TRAILERS: [[u8; 8]; 4] = [
+    [0, NEXT_IPV4, 0, 0, 0, 0, 0, 0],
+    [1, 1, NEXT_IPV4, 0, 0, 0, 0, 0],
+    [1, 2, 2, NEXT_IPV4, 0, 0, 0, 0],
+    [1, 2, 3, 3, NEXT_IPV4, 0, 0, 0],
+];
+
+/// 1, 2, 3 ... in as many low octets as the index says.
+const RISING: [u64; 8] =
+    [0, 0x1, 0x102, 0x1_0203, 0x102_0304, 0x1_0203_0405, 0x102_0304_0506, 0x1_0203_0405_0607];
+
+/// Writes the trailer of an IPv4 packet with up to 3 octets of padding; what follows, up to 8 octets, is overwritten too.
+#[inline(always)]
+pub fn write_ipv4_trailer(tail: &mut [u8; 8], padding: usize) {
+    *tail = TRAILERS[padding & 3];
+}
+
 /// Octets of payload and next header of a decrypted text; `None` where the padding is not as RFC 4303 2.4 says.
 #[inline(always)]
 pub fn read_trailer(text: &[u8]) -> Option<(usize, u8)> {
     let (rest, [padding, next_header]) = text.split_last_chunk::<TRAILER>()?;
+    if let Some(last) = rest.last_chunk::<8>()
+        && *padding < 8
+    {
+        // The last octets of padding at once; in front of them nothing is looked at.
+        let seen = u64::from_be_bytes(*last) & !(u64::MAX << (8 * padding));
+        let payload = rest.len() - usize::from(*padding);
+        return (seen == RISING[usize::from(*padding)]).then_some((payload, *next_header));
+    }
     let payload = rest.len().checked_sub(usize::from(*padding))?;
     let right = rest[payload..].iter().enumerate().all(|(step, octet)| *octet == (step + 1) as u8);
     right.then_some((payload, *next_header))
@@ -90,9 +116,22 @@ mod tests {
             let mut text = vec![0xaa; inner + pad + TRAILER];
             write_trailer(&mut text[inner..], pad, NEXT_IPV4);
             assert_eq!(read_trailer(&text), Some((inner, NEXT_IPV4)));
+            let mut quick = [0; 8];
+            write_ipv4_trailer(&mut quick, pad);
+            assert_eq!(quick[..pad + TRAILER], text[inner..]);
             if pad > 0 {
                 text[inner] ^= 1;
                 assert_eq!(read_trailer(&text), None);
+            }
+        }
+        for pad in 0..=255usize {
+            let mut text = vec![7; 300];
+            write_trailer(&mut text[300 - TRAILER - pad..], pad, NEXT_NONE);
+            assert_eq!(read_trailer(&text), Some((300 - TRAILER - pad, NEXT_NONE)));
+            for at in 0..pad {
+                let mut wrong = text.clone();
+                wrong[300 - TRAILER - pad + at] ^= 0x40;
+                assert_eq!(read_trailer(&wrong), None, "{at} of {pad}");
             }
         }
         assert_eq!(read_trailer(&[0x05, 200, 4]), None);

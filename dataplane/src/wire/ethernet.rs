@@ -34,6 +34,13 @@ pub fn parse(frame: &[u8]) -> Option<Ethernet> {
     Some(Ethernet { destination, vlan: Some(read_u16(tag, 0) & 0xfff), ether_type: read_u16(tag, 2) })
 }
 
+/// Whether this is an untagged IPv4 packet to `mac`.
+#[inline(always)]
+pub fn is_ipv4_to(frame: &[u8], mac: [u8; 6]) -> bool {
+    let Some(header) = frame.first_chunk::<HEADER>() else { return false };
+    header[..6] == mac && header[12..] == IPV4.to_be_bytes()
+}
+
 /// Octets of the header that [`write`] makes for a port with this VLAN (0: untagged).
 #[inline(always)]
 pub const fn header_len(vlan: u16) -> usize {

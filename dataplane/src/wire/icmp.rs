@@ -21,9 +21,9 @@ pub enum Error {
 /// unspecified or loopback source. `payload` is what follows the IPv4 header.
 pub fn may_answer(ip: &Ipv4, payload: &[u8]) -> bool {
     let query = [0, 8, 13, 14, 15, 16, 17, 18];
-    let error = ip.protocol == ICMP && !payload.first().is_some_and(|kind| query.contains(kind));
-    let source = ip.source >> 24 != 127 && ip.source >> 24 != 0 && !ipv4::is_group(ip.source);
-    !error && !ip.offset && source && !ipv4::is_group(ip.destination)
+    let error = ip.protocol() == ICMP && !payload.first().is_some_and(|kind| query.contains(kind));
+    let source = ip.source() >> 24 != 127 && ip.source() >> 24 != 0 && !ipv4::is_group(ip.source());
+    !error && !ip.offset() && source && !ipv4::is_group(ip.destination())
 }
 
 /// Writes the headers of an error into the first [`HEADERS`] octets of `packet`; what follows quotes the causing packet.
@@ -52,9 +52,15 @@ mod tests {
     use super::*;
 
     fn ip(protocol: u8) -> Ipv4 {
+        with(protocol, 6, 0)
+    }
+
+    /// With another octet in its header.
+    fn with(protocol: u8, at: usize, octet: u8) -> Ipv4 {
         let mut octets = [
             0x45, 0, 0, 28, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 1, 0, 2, 10, 2, 0, 3, 8, 0, 0, 0, 0, 0, 0, 0,
         ];
+        octets[at] = octet;
         ipv4::write_checksum(&mut octets[..20]);
         ipv4::parse(&octets).unwrap()
     }
@@ -65,7 +71,7 @@ mod tests {
             let mut packet = [0x77; HEADERS + 28];
             write(&mut packet, error, 0x0a01_0001, 0x0a01_0002);
             let ip = ipv4::parse(&packet).unwrap();
-            assert_eq!((ip.source, ip.destination, ip.protocol), (0x0a01_0001, 0x0a01_0002, ICMP));
+            assert_eq!((ip.source(), ip.destination(), ip.protocol()), (0x0a01_0001, 0x0a01_0002, ICMP));
             assert_eq!(ipv4::checksum(&packet[20..]), 0);
             assert_eq!(packet[HEADERS..], [0x77; 28]);
         }
@@ -77,7 +83,8 @@ mod tests {
         assert!(may_answer(&ip(ICMP), &[8]));
         assert!(!may_answer(&ip(ICMP), &[3]));
         assert!(!may_answer(&ip(ICMP), &[]));
-        assert!(!may_answer(&Ipv4 { offset: true, ..ip(17) }, &[]));
-        assert!(!may_answer(&Ipv4 { source: 0xe000_0001, ..ip(17) }, &[]));
+        assert!(may_answer(&with(17, 6, 0x20), &[]), "the first fragment");
+        assert!(!may_answer(&with(17, 7, 1), &[]), "another fragment");
+        assert!(!may_answer(&with(17, 12, 0xe0), &[]));
     }
 }

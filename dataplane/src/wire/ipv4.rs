@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791): octets in, a checked value out; TTL, ECN (RFC 3168) and checksums (RFC 1071, 1624) changed in place.
 
-use super::{read_u16, read_u32};
+use super::read_u16;
 
 /// Octets of a header without options.
 pub const HEADER: usize = 20;
@@ -11,45 +11,102 @@ pub const UDP: u8 = 17;
 /// ESP.
 pub const ESP: u8 = 50;
 
-/// What a whole, well-formed header says. Addresses in host order.
+/// A whole, well-formed header without its options, in network order: what it says is read where it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4 {
-    /// Source address.
-    pub source: u32,
-    /// Destination address.
-    pub destination: u32,
-    /// Octets of header and payload.
-    pub total_len: u16,
-    /// Octets of header, 20 to 60.
-    pub header_len: u8,
-    /// DSCP and ECN.
-    pub tos: u8,
-    /// Time to live.
-    pub ttl: u8,
-    /// Protocol behind the header.
-    pub protocol: u8,
-    /// Don't-fragment.
-    pub dont_fragment: bool,
-    /// More fragments, or an offset: not a whole packet.
-    pub fragment: bool,
-    /// A fragment other than the first.
-    pub offset: bool,
+    words: [u32; HEADER / 4],
 }
 
 impl Ipv4 {
     /// No packet.
-    pub const NOTHING: Ipv4 = Ipv4 {
-        source: 0,
-        destination: 0,
-        total_len: 0,
-        header_len: 0,
-        tos: 0,
-        ttl: 0,
-        protocol: 0,
-        dont_fragment: false,
-        fragment: false,
-        offset: false,
-    };
+    pub const NOTHING: Ipv4 = Ipv4 { words: [0; HEADER / 4] };
+
+    #[inline(always)]
+    fn new(header: &[u8; HEADER]) -> Ipv4 {
+        let word =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        Ipv4 { words: [word(0), word(4), word(8), word(12), word(16)] }
+    }
+
+    #[inline(always)]
+    fn octet(&self, at: usize) -> u8 {
+        self.words[at / 4].to_ne_bytes()[at % 4]
+    }
+
+    /// Source address, host order.
+    #[inline(always)]
+    pub fn source(&self) -> u32 {
+        u32::from_be(self.words[3])
+    }
+
+    /// Destination address, host order.
+    #[inline(always)]
+    pub fn destination(&self) -> u32 {
+        u32::from_be(self.words[4])
+    }
+
+    /// Octets of header and payload.
+    #[inline(always)]
+    pub fn total_len(&self) -> u16 {
+        u32::from_be(self.words[0]) as u16
+    }
+
+    /// Octets of header, 20 to 60.
+    #[inline(always)]
+    pub fn header_len(&self) -> u8 {
+        (self.octet(0) & 0xf) * 4
+    }
+
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub fn tos(&self) -> u8 {
+        self.octet(1)
+    }
+
+    /// Time to live.
+    #[inline(always)]
+    pub fn ttl(&self) -> u8 {
+        self.octet(8)
+    }
+
+    /// Protocol behind the header.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        self.octet(9)
+    }
+
+    /// Don't-fragment.
+    #[inline(always)]
+    pub fn dont_fragment(&self) -> bool {
+        self.octet(6) & 0x40 != 0
+    }
+
+    /// More fragments, or an offset: not a whole packet.
+    #[inline(always)]
+    pub fn fragment(&self) -> bool {
+        u32::from_be(self.words[1]) & 0x3fff != 0
+    }
+
+    /// A fragment other than the first.
+    #[inline(always)]
+    pub fn offset(&self) -> bool {
+        u32::from_be(self.words[1]) & 0x1fff != 0
+    }
+
+    /// The same with other ECN bits.
+    #[inline]
+    pub fn with_ecn(mut self, ecn: u8) -> Ipv4 {
+        let mut octets = self.words[0].to_ne_bytes();
+        octets[1] = (octets[1] & !3) | (ecn & 3);
+        self.words[0] = u32::from_ne_bytes(octets);
+        self
+    }
+
+    /// The one's complement sum of its words, not folded.
+    #[inline(always)]
+    fn sum(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(*word)).sum()
+    }
 }
 
 /// Why octets are no IPv4 packet.
@@ -68,30 +125,32 @@ pub enum Wrong {
 #[inline(always)]
 pub fn parse(octets: &[u8]) -> Result<Ipv4, Wrong> {
     let Some(header) = octets.first_chunk::<HEADER>() else { return Err(Wrong::Malformed) };
-    let header_len = usize::from(header[0] & 0xf) * 4;
-    let total_len = read_u16(header, 2);
-    let lengths = HEADER <= header_len
-        && header_len <= usize::from(total_len)
-        && usize::from(total_len) <= octets.len();
-    if header[0] >> 4 != 4 || !lengths {
+    let ip = Ipv4::new(header);
+    let total_len = usize::from(ip.total_len());
+    if header[0] != 0x45 {
+        if let Some(wrong) = wrong_options(octets, total_len) {
+            return Err(wrong);
+        }
+    } else if total_len < HEADER || total_len > octets.len() {
         return Err(Wrong::Malformed);
-    }
-    if checksum(&octets[..header_len]) != 0 {
+    } else if fold(ip.sum()) != 0xffff {
         return Err(Wrong::Checksum);
     }
-    let fragment = read_u16(header, 6);
-    Ok(Ipv4 {
-        source: read_u32(header, 12),
-        destination: read_u32(header, 16),
-        total_len,
-        header_len: header_len as u8,
-        tos: header[1],
-        ttl: header[8],
-        protocol: header[9],
-        dont_fragment: fragment & 0x4000 != 0,
-        fragment: fragment & 0x3fff != 0,
-        offset: fragment & 0x1fff != 0,
-    })
+    Ok(ip)
+}
+
+/// What is wrong with a header of another length than most. Hands no header out: a value that comes back through memory here
+/// would go through memory on the common way too.
+#[cold]
+#[inline(never)]
+fn wrong_options(octets: &[u8], total_len: usize) -> Option<Wrong> {
+    let first = octets.first().copied().unwrap_or_default();
+    let header_len = usize::from(first & 0xf) * 4;
+    let lengths = HEADER <= header_len && header_len <= total_len && total_len <= octets.len();
+    if first >> 4 != 4 || !lengths {
+        return Some(Wrong::Malformed);
+    }
+    (checksum(&octets[..header_len]) != 0).then_some(Wrong::Checksum)
 }
 
 /// The Internet checksum of an even or odd number of octets; 0 over a header whose checksum is right.
@@ -131,34 +190,40 @@ pub fn write_checksum(header: &mut [u8]) {
     header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Writes DSCP and ECN, length, identification and don't-fragment into a header that has zeros there, and its checksum,
-/// reckoned from `template` and not from what was just written.
+/// The one's complement sum of a template's 16-bit words, not folded: for [`complete`].
+#[inline]
+pub fn template_sum(template: &[u8; HEADER]) -> u64 {
+    Ipv4::new(template).sum()
+}
+
+/// Writes DSCP and ECN, length, identification, don't-fragment and checksum into a header that has zeros there. `sum` is
+/// that of the header before ([`template_sum`]): nothing is read back that was just written.
 #[inline(always)]
 pub fn complete(
-    header: &mut [u8],
-    template: &[u8],
+    header: &mut [u8; HEADER],
+    sum: u64,
     tos: u8,
     total_len: u16,
     identification: u16,
     dont_fragment: bool,
 ) {
     let flags = u16::from(dont_fragment) << 14;
-    let fields = [u16::from(tos), total_len, identification, flags];
-    let sum: u64 = fields.iter().map(|field| u64::from(field.to_be())).sum();
-    let checksum = !fold(sum + sum_of(template));
-    header[1] = tos;
-    header[2..4].copy_from_slice(&total_len.to_be_bytes());
-    header[4..6].copy_from_slice(&identification.to_be_bytes());
-    header[6..8].copy_from_slice(&flags.to_be_bytes());
-    header[10..12].copy_from_slice(&checksum.to_ne_bytes());
+    let first = u32::from(tos) << 16 | u32::from(total_len);
+    let second = u32::from(identification) << 16 | u32::from(flags);
+    let sum = sum + u64::from(first.to_be()) + u64::from(second.to_be());
+    header[..4].copy_from_slice(&(first | 0x4500_0000).to_be_bytes());
+    header[4..8].copy_from_slice(&second.to_be_bytes());
+    header[10..12].copy_from_slice(&(!fold(sum)).to_ne_bytes());
 }
 
-/// Takes one hop from the TTL (at least 1) and mends the checksum (RFC 1624).
+/// Takes one hop from the TTL (at least 1) and mends the checksum (RFC 1624); less than a header stays as it is.
 #[inline(always)]
 pub fn decrement_ttl(header: &mut [u8]) {
-    let old = read_u16(header, 8);
+    let Some(header) = header.first_chunk_mut::<HEADER>() else { return };
     header[8] = header[8].wrapping_sub(1);
-    mend_checksum(header, old, read_u16(header, 8));
+    // One less in the first octet of a word: one more, end-around, in the complement of the sum.
+    let sum = u32::from(read_u16(header, 10)) + 0x100;
+    header[10..12].copy_from_slice(&((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes());
 }
 
 /// Changes the two ECN bits and mends the checksum.
@@ -215,10 +280,12 @@ mod tests {
     fn a_right_header_is_read() {
         let ip = parse(&header(28)).unwrap();
         assert_eq!(
-            (ip.source, ip.destination, ip.total_len, ip.header_len),
+            (ip.source(), ip.destination(), ip.total_len(), ip.header_len()),
             (0x0a01_0002, 0x0a02_0003, 28, 20)
         );
-        assert_eq!((ip.tos, ip.ttl, ip.protocol, ip.dont_fragment, ip.fragment), (0xb8, 64, 17, true, false));
+        assert_eq!((ip.tos(), ip.ttl(), ip.protocol()), (0xb8, 64, 17));
+        assert_eq!((ip.dont_fragment(), ip.fragment(), ip.offset()), (true, false, false));
+        assert_eq!((ip.with_ecn(3).tos(), ip.with_ecn(3).total_len()), (0xbb, 28));
     }
 
     #[test]
@@ -247,12 +314,20 @@ mod tests {
             let mut template = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 50, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7];
             template[15] = step as u8;
             let mut header = template;
-            complete(&mut header, &template, step as u8, 20 + step, step.wrapping_mul(77), step % 2 == 0);
+            complete(
+                &mut header,
+                template_sum(&template),
+                step as u8,
+                20 + step,
+                step.wrapping_mul(77),
+                step % 2 == 0,
+            );
             assert_eq!(checksum(&header), 0, "{step}");
             let mut octets = vec![0; 20 + usize::from(step)];
             octets[..20].copy_from_slice(&header);
             let ip = parse(&octets).unwrap();
-            assert_eq!((ip.tos, ip.total_len, ip.dont_fragment), (step as u8, 20 + step, step % 2 == 0));
+            assert_eq!((ip.tos(), ip.total_len()), (step as u8, 20 + step));
+            assert_eq!(ip.dont_fragment(), step % 2 == 0);
         }
     }
 

@@ -30,6 +30,43 @@ pub enum Hop {
     Discard,
 }
 
+/// A route as it stands in the trie: the worker's form of a [`Hop`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Route(u32);
+
+impl Route {
+    /// There is no route.
+    pub const NONE: Route = Route(0);
+
+    /// Where it leads.
+    #[inline]
+    pub fn hop(self) -> Hop {
+        decode(self.0)
+    }
+
+    /// Whether it leads to the gateway itself.
+    #[inline(always)]
+    pub fn is_local(self) -> bool {
+        self.0 >> 29 == LOCAL
+    }
+
+    /// Index of the next hop that it leads to.
+    #[inline(always)]
+    pub fn adjacency(self) -> Option<u32> {
+        (self.0 >> 29 == ADJACENCY).then_some(self.0 & INDEX)
+    }
+
+    /// Slot of the tunnel that it leads to.
+    #[inline(always)]
+    pub fn tunnel(self) -> Option<u32> {
+        (self.0 >> 29 == TUNNEL).then_some(self.0 & INDEX)
+    }
+}
+
+const LOCAL: u32 = 2;
+const ADJACENCY: u32 = 3;
+const TUNNEL: u32 = 5;
 const CHILD: u32 = 1 << 29;
 const KIND: u32 = 7 << 29;
 const INDEX: u32 = (1 << 23) - 1;
@@ -37,10 +74,10 @@ const INDEX: u32 = (1 << 23) - 1;
 fn encode(hop: Hop, len: u8) -> u32 {
     let (kind, index) = match hop {
         Hop::None => return 0,
-        Hop::Local => (2, 0),
-        Hop::Adjacency(index) => (3, index),
+        Hop::Local => (LOCAL, 0),
+        Hop::Adjacency(index) => (ADJACENCY, index),
         Hop::Glean(port) => (4, port),
-        Hop::Tunnel(slot) => (5, slot),
+        Hop::Tunnel(slot) => (TUNNEL, slot),
         Hop::Discard => (6, 0),
     };
     kind << 29 | u32::from(len) << 23 | (index & INDEX)
@@ -50,10 +87,10 @@ fn encode(hop: Hop, len: u8) -> u32 {
 fn decode(entry: u32) -> Hop {
     let index = entry & INDEX;
     match entry >> 29 {
-        2 => Hop::Local,
-        3 => Hop::Adjacency(index),
+        LOCAL => Hop::Local,
+        ADJACENCY => Hop::Adjacency(index),
         4 => Hop::Glean(index),
-        5 => Hop::Tunnel(index),
+        TUNNEL => Hop::Tunnel(index),
         6 => Hop::Discard,
         _ => Hop::None,
     }
@@ -93,20 +130,27 @@ impl Prefix {
 /// The trie in shared memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Fib<'a> {
-    root: &'a [AtomicU32],
+    root: &'a [AtomicU32; ROOT],
     groups: &'a [AtomicU32],
 }
 
 impl<'a> Fib<'a> {
     /// `root` has [`ROOT`] entries, `groups` a multiple of [`GROUP`].
     pub fn new(root: &'a [AtomicU32], groups: &'a [AtomicU32]) -> Fib<'a> {
-        assert!(root.len() == ROOT && groups.len().is_multiple_of(GROUP));
+        let (root, rest) = root.split_first_chunk().expect("a root of 65,536 entries");
+        assert!(rest.is_empty() && groups.len().is_multiple_of(GROUP));
         Fib { root, groups }
     }
 
     /// Where `destination` (host order) leads.
     #[inline(always)]
     pub fn lookup(&self, destination: u32) -> Hop {
+        self.find(destination).hop()
+    }
+
+    /// The route of `destination` (host order).
+    #[inline(always)]
+    pub fn find(&self, destination: u32) -> Route {
         let mut entry = self.root[(destination >> 16) as usize].load(Ordering::Acquire);
         for octet in [destination >> 8, destination] {
             if entry & KIND != CHILD {
@@ -115,10 +159,10 @@ impl<'a> Fib<'a> {
             let at = (entry & INDEX) as usize * GROUP + (octet & 0xff) as usize;
             match self.groups.get(at) {
                 Some(next) => entry = next.load(Ordering::Acquire),
-                None => return Hop::None,
+                None => return Route::NONE,
             }
         }
-        decode(entry)
+        Route(entry)
     }
 
     fn group(&self, index: u32) -> &'a [AtomicU32] {
@@ -245,7 +289,7 @@ impl FibWriter {
         entry: u32,
         over: impl Fn(u32) -> bool,
     ) -> Result<(), FibFull> {
-        let (mut level, mut table) = (fib.root, 16u32);
+        let (mut level, mut table): (&[AtomicU32], u32) = (fib.root, 16);
         loop {
             let place = (prefix.address >> (32 - table)) as usize & (level.len() - 1);
             if u32::from(prefix.len) <= table {

@@ -50,7 +50,7 @@ pub mod writer;
 #[cfg(not(loom))]
 pub use adjacency::{Adjacency, PortEntry};
 #[cfg(not(loom))]
-pub use fib::{FibWriter, Hop, Prefix};
+pub use fib::{FibWriter, Hop, Prefix, Route};
 #[cfg(not(loom))]
 pub use key::{Cipher, KeyBlock, KeyError};
 #[cfg(not(loom))]

@@ -75,6 +75,16 @@ impl InboundState {
     }
 }
 
+/// What became of the numbers of a block: the bits of those that were new, and of those left of the window. The others were
+/// seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// Never seen before.
+    pub new: u32,
+    /// Left of the window.
+    pub old: u32,
+}
+
 /// One SA's window.
 #[derive(Clone, Copy, Debug)]
 pub struct Window<'a> {
@@ -127,9 +137,10 @@ impl<'a> Window<'a> {
         if number > highest {
             return Ok(());
         }
-        let (index, lap, bit) = self.place(number);
+        let (block, bit) = self.block(number);
+        let (index, lap) = self.place(block);
         let word = self.ring[index].load(Ordering::Relaxed);
-        if (word >> 32) as u32 == lap && word & bit != 0 { Err(Refused::Replayed) } else { Ok(()) }
+        if (word >> 32) as u32 == lap && word as u32 & bit != 0 { Err(Refused::Replayed) } else { Ok(()) }
     }
 
     /// Marks `number` as seen: call only when the tag was right. Exactly one of all callers with a number succeeds.
@@ -138,37 +149,68 @@ impl<'a> Window<'a> {
     /// [`Refused`] where another worker was first, or the ring has moved past it.
     #[inline(always)]
     pub fn mark(&self, number: u64) -> Result<(), Refused> {
-        let (index, lap, bit) = self.place(number);
-        let word = &self.ring[index];
-        // The top first: a word of a later lap then implies a top that makes this number too old.
+        let (block, bit) = self.block(number);
+        let marked = self.mark_block(block, bit);
+        match (marked.old & bit != 0, marked.new & bit != 0) {
+            (true, _) => Err(Refused::TooOld),
+            (_, true) => Ok(()),
+            _ => Err(Refused::Replayed),
+        }
+    }
+
+    /// The block of 32 numbers that `number` is in, and its bit there: for [`Window::mark_block`].
+    #[inline(always)]
+    pub fn block(&self, number: u64) -> (u64, u32) {
         let on_ring = self.base.wrapping_add(number);
-        if on_ring > self.state.top.load(Ordering::Relaxed) {
-            self.state.top.fetch_max(on_ring, Ordering::AcqRel);
+        (on_ring >> 5, 1 << (on_ring & 31))
+    }
+
+    /// Marks the numbers of one block whose bits are in `bits` (not 0) as seen, all at once: call only when their tags were
+    /// right. Exactly one of all callers with a number finds it new.
+    #[inline(always)]
+    pub fn mark_block(&self, block: u64, bits: u32) -> Marked {
+        let (index, lap) = self.place(block);
+        let word = &self.ring[index];
+        // The top first: a word of a later lap then implies a top that makes these numbers too old.
+        let highest = block << 5 | u64::from(31 - (bits | 1).leading_zeros());
+        if highest > self.state.top.load(Ordering::Relaxed) {
+            self.state.top.fetch_max(highest, Ordering::AcqRel);
         }
         let mut seen = word.load(Ordering::Acquire);
         loop {
-            let next = match (seen >> 32) as u32 == lap {
-                true if seen & bit != 0 => return Err(Refused::Replayed),
-                true => seen | bit,
-                false if on_ring.saturating_add(self.size) <= self.state.top() => {
-                    return Err(Refused::TooOld);
-                }
-                false => (u64::from(lap) << 32) | bit,
+            let (before, old) = match (seen >> 32) as u32 == lap {
+                true => (seen as u32, 0),
+                false => (0, bits & self.too_old(block)),
             };
+            let new = bits & !before & !old;
+            if new == 0 {
+                return Marked { new, old };
+            }
+            let next = u64::from(lap) << 32 | u64::from(before | new);
             match word.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Marked { new, old },
                 Err(now) => seen = now,
             }
         }
     }
 
-    /// Word, lap and bit of a number.
+    /// The bits of a block that lie left of the window.
     #[inline(always)]
-    fn place(&self, number: u64) -> (usize, u32, u64) {
-        let on_ring = self.base.wrapping_add(number);
-        let block = on_ring >> 5;
+    fn too_old(&self, block: u64) -> u32 {
+        // Numbers up to this one, on the ring, are too old.
+        let Some(last) = self.state.top().checked_sub(self.size) else { return 0 };
+        match last.checked_sub(block << 5) {
+            None => 0,
+            Some(within @ 0..31) => (2 << within) - 1,
+            Some(_) => u32::MAX,
+        }
+    }
+
+    /// Word and lap of a block.
+    #[inline(always)]
+    fn place(&self, block: u64) -> (usize, u32) {
         let words = self.ring.len() as u64;
-        ((block & (words - 1)) as usize, (block >> words.trailing_zeros()) as u32, 1 << (on_ring & 31))
+        ((block & (words - 1)) as usize, (block >> words.trailing_zeros()) as u32)
     }
 }
 
@@ -246,6 +288,36 @@ mod tests {
             let window = Window::new(&state, &ring, 0, 1024);
             let sent = (highest as i64 + delta).max(1) as u64;
             prop_assert_eq!(window.extend(sent as u32), sent);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_block_is_marked_as_its_numbers_are_one_by_one(
+            base in prop_oneof![Just(0u64), 0u64..1 << 40],
+            steps in prop::collection::vec((0u64..8, any::<u32>()), 1..100),
+        ) {
+            let ((state, ring), (other, other_ring)) = (fresh(64), fresh(64));
+            state.top.store(base, Ordering::Relaxed);
+            other.top.store(base, Ordering::Relaxed);
+            let (window, single) = (Window::new(&state, &ring, base, 64), Window::new(&other, &other_ring, base, 64));
+            let first = window.block(1).0;
+            for (ahead, bits) in steps {
+                let bits = bits | 1 << 31;
+                let block = (state.top() >> 5).saturating_sub(3).max(first) + ahead;
+                let marked = window.mark_block(block, bits);
+                prop_assert_eq!(marked.new & marked.old, 0);
+                // Highest first, as the window's top moves first.
+                for bit in (0..32).rev().filter(|bit| bits >> bit & 1 != 0) {
+                    let number = (block << 5 | bit).wrapping_sub(base);
+                    let alone = match single.mark(number) {
+                        Ok(()) => marked.new,
+                        Err(Refused::TooOld) => marked.old,
+                        Err(Refused::Replayed) => !marked.new & !marked.old,
+                    };
+                    prop_assert!(alone >> bit & 1 != 0, "number {}", number);
+                }
+            }
         }
     }
 

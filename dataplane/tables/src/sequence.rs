@@ -26,6 +26,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// Without a number.
+    pub const fn empty() -> Run {
+        Run { next: 1, end: 1 }
+    }
+
     /// The next number of the run, never twice; `None` when the run or the SA's hard limit is exhausted.
     #[inline(always)]
     pub fn take(&mut self) -> Option<u64> {

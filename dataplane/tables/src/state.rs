@@ -221,6 +221,26 @@ impl StateOwner {
         self.0.inbound.get(slot as usize)
     }
 
+    /// Fetches the line of an outbound slot that is about to be asked for.
+    #[inline(always)]
+    pub fn prefetch_outbound(&self, slot: u32) {
+        self.0.outbound.prefetch(slot as usize, 0);
+    }
+
+    /// Fetches the line of an inbound slot that is about to be asked for.
+    #[inline(always)]
+    pub fn prefetch_inbound(&self, slot: u32) {
+        self.0.inbound.prefetch(slot as usize, 0);
+    }
+
+    /// Fetches the word of a replay ring that a number with these low bits is about to be looked up in.
+    #[inline(always)]
+    pub fn prefetch_window(&self, slot: u32, sa: &InboundSa, low: u32) {
+        let on_ring = sa.base().wrapping_add(u64::from(low));
+        let word = (on_ring >> 5) as usize & (ring_words(sa.window()) - 1);
+        self.0.rings.prefetch(slot as usize * self.0.ring_words + word, 0);
+    }
+
     /// Replay window of the SA in an inbound slot.
     #[inline(always)]
     pub fn window(&self, slot: u32, sa: &InboundSa) -> Window<'_> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::adjacency::{Adjacency, AdjacencyWord, MAX_PORTS, PortEntry, Unresolved};
-use crate::fib::{Fib, GROUP, Hop, ROOT};
+use crate::fib::{Fib, GROUP, Hop, ROOT, Route};
 use crate::key::KeyBlock;
 use crate::layout::{Capacity, TablesLayout};
 use crate::sa::{InboundSa, Keyed, OutboundSa};
@@ -129,6 +129,25 @@ impl TablesView {
     #[inline(always)]
     pub fn route(&self, destination: u32) -> Hop {
         self.0.fib().lookup(destination)
+    }
+
+    /// The route of `destination` (host order).
+    #[inline(always)]
+    pub fn find(&self, destination: u32) -> Route {
+        self.0.fib().find(destination)
+    }
+
+    /// Fetches the hot line of a tunnel that is about to be asked for.
+    #[inline(always)]
+    pub fn prefetch_tunnel(&self, slot: u32) {
+        self.0.tunnels.prefetch(slot as usize, 0);
+    }
+
+    /// Fetches the line where the inbound SA with this SPI most likely stands.
+    #[inline(always)]
+    pub fn prefetch_inbound(&self, spi: u32) {
+        let place = (spi & self.0.inbound_mask) as usize;
+        self.0.inbound.prefetch(place, std::mem::offset_of!(Keyed<InboundSa>, sa));
     }
 
     /// The route table, for lookups of a burst.

@@ -46,6 +46,9 @@ impl Selector {
         address & self.mask == self.address
     }
 
+    /// Covers no address: one that is no network. `first` is kept relative to it, so that zeros cover nothing.
+    const NOTHING: u64 = 1;
+
     fn pack(self) -> u64 {
         u64::from(self.mask) << 32 | u64::from(self.address)
     }
@@ -69,7 +72,10 @@ pub struct Tunnel {
     pub(crate) peer: AtomicU32,
     /// One bit for each worker that has an SA of its own in `outbound_of_worker`.
     pub(crate) worker_mask: AtomicU32,
-    pub(crate) spare: [u32; 7],
+    pub(crate) spare: u32,
+    /// The first selector of each side once more, local and remote: most tunnels need no other line.
+    pub(crate) first: [AtomicU64; 2],
+    pub(crate) spare_word: u64,
     pub(crate) local: [AtomicU64; MAX_SELECTORS],
     pub(crate) remote: [AtomicU64; MAX_SELECTORS],
     pub(crate) interface: [AtomicU64; 2],
@@ -179,16 +185,23 @@ impl Tunnel {
     /// Whether an outbound inner packet belongs here (addresses in host order).
     #[inline(always)]
     pub fn covers_outbound(&self, source: u32, destination: u32) -> bool {
-        self.covers_local(source) && self.covers_remote(destination)
+        (self.first_covers(0, source) || self.covers_local(source))
+            && (self.first_covers(1, destination) || self.covers_remote(destination))
     }
 
     /// Whether a decrypted inner packet belongs here (addresses in host order).
     #[inline(always)]
     pub fn covers_inbound(&self, source: u32, destination: u32) -> bool {
-        self.covers_remote(source) && self.covers_local(destination)
+        (self.first_covers(1, source) || self.covers_remote(source))
+            && (self.first_covers(0, destination) || self.covers_local(destination))
     }
 
     #[inline(always)]
+    fn first_covers(&self, side: usize, address: u32) -> bool {
+        Selector::unpack(self.first[side].load(Ordering::Relaxed) ^ Selector::NOTHING).covers(address)
+    }
+
+    #[inline(never)]
     fn covers_local(&self, address: u32) -> bool {
         let count = self.counts.load(Ordering::Acquire) as usize & 0xff;
         self.local
@@ -197,7 +210,7 @@ impl Tunnel {
             .any(|word| Selector::unpack(word.load(Ordering::Relaxed)).covers(address))
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn covers_remote(&self, address: u32) -> bool {
         let count = self.counts.load(Ordering::Acquire) as usize >> 8;
         self.remote
@@ -209,6 +222,7 @@ impl Tunnel {
     /// Control side: the values that may change while the tunnel is live.
     pub(crate) fn set(&self, spec: &TunnelSpec) {
         self.counts.store(0, Ordering::Release);
+        self.first.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let fill = |words: &[AtomicU64], selectors: &[Selector]| {
             words
                 .iter()
@@ -230,6 +244,10 @@ impl Tunnel {
         });
         self.peer.store(spec.peer, Ordering::Relaxed);
         self.counts.store(counts, Ordering::Release);
+        for (word, selectors) in self.first.iter().zip([&spec.local, &spec.remote]) {
+            let first = selectors.first().map_or(0, |selector| selector.pack() ^ Selector::NOTHING);
+            word.store(first, Ordering::Release);
+        }
     }
 
     /// The values as they stand.

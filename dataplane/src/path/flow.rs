@@ -1,0 +1,160 @@
+//! The SAs of one inbound burst (RFC 4303 section 3.4.2): each found once by its SPI, with its window and its key, and counted
+//! once.
+
+use arrayvec::ArrayVec;
+use penstock_tables::events::Event;
+use penstock_tables::replay::Window;
+use penstock_tables::{KeyBlock, Note, Verdict};
+
+use super::Context;
+use super::batch::{Batch, Picks};
+use super::slots::Slots;
+use crate::port::{BURST, Frame};
+use crate::wire::read_u32;
+
+/// One SPI in a burst, and its SA.
+pub struct Flow<'a> {
+    slot: u32,
+    window: Window<'a>,
+    key: &'a KeyBlock,
+    tunnel: u32,
+    esn: bool,
+    /// Why there is no SA to be used, where there is none: slot, window and key mean nothing then.
+    refusal: Option<Verdict>,
+    /// Packets whose tag and number were right.
+    pub opened: u64,
+    packets: u64,
+    bytes: u64,
+}
+
+impl<'a> Flow<'a> {
+    /// Finds the SA, and fetches what its packets will need: `low` is the transmitted number of one of them, `octets` its length.
+    #[inline]
+    fn find(spi: u32, (low, octets): (u32, usize), cx: &Context<'a>) -> Flow<'a> {
+        let (tables, state) = (cx.tables, cx.state);
+        let found = tables.inbound_slot(spi);
+        let slot = found.unwrap_or(0);
+        let sa = tables.inbound(slot);
+        let mut refusal = found.is_none().then_some(Verdict::UnknownSpi);
+        if refusal.is_none() && sa.epoch() != state.epoch() {
+            cx.events.push(Event::Orphaned { tunnel: sa.tunnel() });
+            refusal = Some(Verdict::SaOrphaned);
+        }
+        let key = tables.inbound_key(slot);
+        if refusal.is_none() {
+            state.prefetch_inbound(slot);
+            state.prefetch_window(slot, sa, low);
+            tables.prefetch_tunnel(sa.tunnel());
+            cx.engine.prefetch(key, octets);
+        }
+        let window = state.window(slot, sa);
+        let (tunnel, esn) = (sa.tunnel(), sa.esn());
+        Flow { slot, window, key, tunnel, esn, refusal, opened: 0, packets: 0, bytes: 0 }
+    }
+
+    /// Whether there is an SA to be used.
+    #[inline(always)]
+    pub fn usable(&self) -> Result<(), Verdict> {
+        self.refusal.map_or(Ok(()), Err)
+    }
+
+    /// The replay window.
+    #[inline(always)]
+    pub fn window(&self) -> Window<'a> {
+        self.window
+    }
+
+    /// The sequence number of a packet with these transmitted bits.
+    #[inline(always)]
+    pub fn number(&self, low: u32) -> u64 {
+        if self.esn { self.window.extend(low) } else { u64::from(low) }
+    }
+
+    /// Its key.
+    #[inline(always)]
+    pub fn key(&self) -> &'a KeyBlock {
+        self.key
+    }
+
+    /// Whether the whole 64-bit number is authenticated.
+    #[inline(always)]
+    pub fn esn(&self) -> bool {
+        self.esn
+    }
+
+    /// Slot of its tunnel.
+    #[inline(always)]
+    pub fn tunnel(&self) -> u32 {
+        self.tunnel
+    }
+
+    /// Counts an inner packet that is allowed.
+    #[inline(always)]
+    pub fn count(&mut self, octets: u16) {
+        self.packets += 1;
+        self.bytes += u64::from(octets);
+    }
+}
+
+/// The SAs of a burst.
+pub struct Flows<'a> {
+    flows: ArrayVec<Flow<'a>, BURST>,
+}
+
+impl<'a> Flows<'a> {
+    /// Tells every picked packet its flow, and finds the SAs.
+    #[inline(always)]
+    pub fn find<F: Frame>(picks: Picks, batch: &mut Batch<F>, cx: &Context<'a>) -> Flows<'a> {
+        let mut slots = Slots::new();
+        let mut firsts = [(0u32, 0usize); BURST];
+        for index in picks {
+            let Some((frame, meta)) = batch.get(index) else { continue };
+            // What is too short is refused when it is read whole.
+            let esp = frame.data().get(usize::from(meta.esp)..).unwrap_or_default();
+            let header = esp.first_chunk::<8>();
+            let (spi, low) = header.map_or((0, 0), |header| (read_u32(header, 0), read_u32(header, 4)));
+            let at = slots.place(spi);
+            meta.run = at as u8;
+            firsts[at] = (low, esp.len());
+        }
+        let mut flows = ArrayVec::new();
+        for (spi, first) in slots.iter().zip(firsts) {
+            flows.push(Flow::find(spi, first, cx));
+        }
+        Flows { flows }
+    }
+
+    /// The flow at a place.
+    #[inline(always)]
+    pub fn at(&self, place: u8) -> &Flow<'a> {
+        &self.flows[usize::from(place)]
+    }
+
+    /// The flow at a place, to count.
+    #[inline(always)]
+    pub fn at_mut(&mut self, place: u8) -> &mut Flow<'a> {
+        &mut self.flows[usize::from(place)]
+    }
+
+    /// Counts a refusal at its SA too.
+    #[cold]
+    pub fn refuse(&self, place: u8, verdict: Verdict, cx: &Context<'_>) {
+        let state = cx.state.inbound(self.at(place).slot);
+        match verdict {
+            Verdict::Replayed | Verdict::TooOld => state.account_refused(1, 0),
+            Verdict::AuthFailed => state.account_refused(0, 1),
+            _ => {}
+        }
+    }
+
+    /// Adds what was opened to the counters: of each SA, and of the worker.
+    #[inline(always)]
+    pub fn close(&self, cx: &mut Context<'_>) {
+        for flow in self.flows.iter().filter(|flow| flow.opened > 0) {
+            cx.tally.note(Note::Opened, flow.opened);
+            if flow.packets > 0 {
+                cx.state.inbound(flow.slot).account(flow.packets, flow.bytes, cx.now);
+            }
+        }
+    }
+}
