@@ -317,7 +317,9 @@ fn measure(samples: &mut Samples, setting: Setting, contenders: &mut [Box<dyn Co
                 if pool.windows() > 1 {
                     // The keys of the others push these out of the cache: what thousands of SAs cost is wanted, not what
                     // memory costs.
-                    (0..2).for_each(|_| drop(pool.pass(&mut **contender, direction)));
+                    for _ in 0..2 {
+                        pool.pass(&mut **contender, direction);
+                    }
                 }
                 let tsc = pool.pass(&mut **contender, direction);
                 let ratio = clock_ratio().max(clock_ratio());
