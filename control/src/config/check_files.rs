@@ -17,11 +17,14 @@ pub const EXPIRY_WARNING_DAYS: u64 = 30;
 const GOOD_PSK_LEN: usize = 20;
 const DAY: u64 = 86_400;
 
-/// What was read already, and what is wrong with it: the key that the complaint belongs to, and the complaint.
+/// The key that a complaint belongs to, and the complaint.
+type Wrong = (&'static str, String);
+
+/// What was read already, and what is wrong with it.
 pub(super) struct Files {
     now: u64,
     psks: HashMap<PathBuf, Option<String>>,
-    certificates: HashMap<(PathBuf, PathBuf), Result<LocalCertificate, (&'static str, String)>>,
+    certificates: HashMap<(PathBuf, PathBuf), Result<LocalCertificate, Wrong>>,
     trusted: HashMap<(&'static str, PathBuf), Option<String>>,
 }
 
@@ -157,7 +160,7 @@ impl Files {
     }
 }
 
-fn read_own(file: &Path, key: &Path) -> Result<LocalCertificate, (&'static str, String)> {
+fn read_own(file: &Path, key: &Path) -> Result<LocalCertificate, Wrong> {
     let shown = |file: &Path, error: &dyn std::fmt::Display| format!("`{}` {error}", file.display());
     let chain = read_public(file).map_err(|error| ("certificate", shown(file, &error)))?;
     let private = read_private(key).map_err(|error| ("key", shown(key, &error)))?;
