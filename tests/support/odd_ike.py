@@ -145,8 +145,10 @@ def cases(peer):
         "header only, cut": message(good())[:20],
         "length of another message": message(good())[:-4],
     }
+    # Whoever is unknown yet must be looked for with ARP first.
+    peer.ask(message(good()), 5)
     for name, request in tests.items():
-        reply = peer.ask(request, 0.5)
+        reply = peer.ask(request, 0.8)
         print(json.dumps({"case": name, "reply": reply and words(reply)}))
 
 
