@@ -421,11 +421,15 @@ impl Endpoint {
                 // Begun from both ends: the one with the lowest nonce is closed by its initiator.
                 (_, false) if nonce < o.nonce && ours => (spi, What::DeleteIke(Reason::Replaced)),
                 (_, false) if nonce >= o.nonce && o.initiator => (other, What::DeleteIke(Reason::Replaced)),
-                (_, false) => continue,
+                // The peer closes one of the two; if it has forgotten the old one, nobody does.
+                (_, false) => (other, What::Probe),
                 (false, true) if ours => (other, What::DeleteIke(Reason::Replaced)),
                 // The peer began anew without saying so: is the old one still alive there?
                 (false, true) => (other, What::Probe),
             };
+            if let Some(old) = self.sas.get_mut(&other).filter(|_| task.0 == other) {
+                old.superseded = true;
+            }
             self.with_sa(now, task.0, spis, out, |sa, ctx| {
                 sa.queue(Task::new(ctx.now.at, task.1));
                 sa.next_task(ctx);

@@ -136,6 +136,8 @@ pub(crate) struct IkeSa {
     /// The peer made it to replace one that we are replacing too: until that is decided the children are elsewhere, and
     /// requests wait.
     pub contested: bool,
+    /// The peer has a newer IKE SA with us: if it does not answer on this one, it has forgotten it.
+    pub superseded: bool,
     /// The lower nonce of the exchange that made it.
     pub nonce: Vec<u8>,
     /// The peer's rekey that waits for its additional key exchange.
@@ -183,6 +185,7 @@ impl IkeSa {
             doubtful: None,
             replaced_by: None,
             contested: false,
+            superseded: false,
             nonce: Vec::new(),
             followup: None,
             fragment_bytes: None,
@@ -339,7 +342,7 @@ impl IkeSa {
             Ok(opened) => opened,
             Err(OpenError::NotAuthentic | OpenError::Wire(_)) => return,
         };
-        self.heard = ctx.now.at;
+        (self.heard, self.superseded) = (ctx.now.at, false);
         let repeated = !header.response && header.id != self.expected_id;
         match opened {
             Opened::Fragment { number } if repeated && number == 1 => self.repeat_answer(ctx),

@@ -10,6 +10,9 @@ use crate::reason::Reason;
 use crate::sa::{Ctx, IkeSa, Path, State};
 use crate::time::Instant;
 
+/// Transmissions on an IKE SA that a newer one of the same peer has made doubtful: six seconds, as things stand by default.
+const SUPERSEDED: u32 = 4;
+
 impl IkeSa {
     /// When [`IkeSa::tick`] has something to do.
     pub fn next_timeout(&self, settings: &Settings) -> Instant {
@@ -73,7 +76,8 @@ impl IkeSa {
             return self.fail(ctx, failure);
         }
         let Some(pending) = &mut self.pending else { return };
-        if pending.sent >= ctx.settings.transmissions {
+        let most = if self.superseded { SUPERSEDED } else { u32::MAX };
+        if pending.sent >= ctx.settings.transmissions.min(most) {
             let reason = match (&pending.request, self.path.encapsulated) {
                 (Request::Init(_), _) => Reason::PeerUnreachable,
                 (Request::Auth(_) | Request::Intermediate(_), true) => Reason::PeerUnreachable4500,
