@@ -33,6 +33,7 @@ enum penstock_mbuf_layout {
 
 /* Macros that bindgen cannot evaluate. */
 static const uint64_t PENSTOCK_RSS_WANTED = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_ESP;
+static const uint64_t PENSTOCK_RSS_BY_SPI = RTE_ETH_RSS_ESP;
 static const uint64_t PENSTOCK_RX_CHECKSUM =
 	RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM;
 static const uint64_t PENSTOCK_TX_CHECKSUM =

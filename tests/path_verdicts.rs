@@ -2,7 +2,8 @@
 //! exhaustive: a new verdict or note does not compile until it has its case here.
 
 use penstock_dataplane::path::punt::Twin;
-use penstock_dataplane::port::Frame;
+use penstock_dataplane::path::spread::Role;
+use penstock_dataplane::port::{BURST, Frame};
 use penstock_suite::esp::Sa;
 use penstock_suite::memory::*;
 use penstock_suite::packets::*;
@@ -172,6 +173,24 @@ fn no_twin() -> Outcome {
     gateway.run()
 }
 
+/// Two workers, one of which seals what the other received; the run is that of the one that counts the note.
+fn crew_noting(note: Note) -> Outcome {
+    let role = |receiver| Role { receiver, alone: receiver };
+    let (mut gateway, mut others) = Gateway::with_crew(Site::new(1), &[role(true), role(false)], POOL);
+    let tunnel = gateway.tunnel(2);
+    gateway.seal_with(tunnel, 2, &sa_between(1, 2), Limits::default());
+    (0..BURST).for_each(|_| gateway.from_host(&between(1, 2, 100).octets()));
+    let before = gateway.worker.tally.clone();
+    gateway.worker.run(gateway.now);
+    if note == Note::Helped {
+        std::mem::swap(&mut gateway.worker, &mut others[0]);
+    } else if note == Note::Returned {
+        others[0].run(gateway.now);
+    }
+    gateway.worker.run(gateway.now);
+    gateway.collect(&before)
+}
+
 /// A run with this note.
 fn outcome_noting(note: Note) -> Outcome {
     let mut site = joined();
@@ -184,6 +203,7 @@ fn outcome_noting(note: Note) -> Outcome {
             site.gateway.from_host(&Packet { fragment: DF, ..between(1, 2, 1401) }.octets());
         }
         Note::AnsweredTtl => site.gateway.from_host(&Packet { ttl: 1, ..good }.octets()),
+        Note::Handed | Note::Returned | Note::Helped => return crew_noting(note),
         Note::TransmitRetried => {
             site.gateway.worker.ports[PUBLIC].queue.set_send_limit(1);
             (0..3).for_each(|_| site.gateway.from_host(&good.octets()));

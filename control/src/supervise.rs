@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use crate::config::{Config, EngineChoice, HugePages};
+use crate::config::{Config, EngineChoice, HugePages, SpreadChoice};
 
 /// How often a data plane that is no child of ours is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -64,6 +64,9 @@ pub fn arguments(config: &Config, region: &Path) -> Vec<String> {
     ];
     if dataplane.engine != EngineChoice::Auto {
         list.push(("engine", dataplane.engine.word().into()));
+    }
+    if dataplane.spread != SpreadChoice::Auto {
+        list.push(("spread", dataplane.spread.word().into()));
     }
     for (name, port) in &config.ports {
         list.push(("port", format!("{name}={}", port.device)));

@@ -5,6 +5,7 @@ pub mod crypto;
 pub mod dpdk;
 pub mod options;
 pub mod path;
+pub mod plan;
 pub mod port;
 pub mod twin;
 pub mod wire;

@@ -17,6 +17,7 @@ use penstock_dataplane::options::{HugePages, Options, PortOption};
 use penstock_dataplane::path::answer::RateLimit;
 use penstock_dataplane::path::punt::Twins;
 use penstock_dataplane::path::{Worker, WorkerPort};
+use penstock_dataplane::plan::{Offer, Plan};
 use penstock_dataplane::port::Burst;
 use penstock_dataplane::port::dpdk::DpdkPort;
 use penstock_dataplane::twin::TwinThread;
@@ -73,11 +74,11 @@ fn run(options: &Options) -> Result<(), Failure> {
     state.set_tsc_hz(hz);
     let frames = (options.memory * 5 / 8 * 1024 / (BUFFER / 1024 + 1)).clamp(4096, 1 << 20);
     let pool = Pool::new(&eal, "packets", &PoolConfig { frames, ..PoolConfig::default() })?;
-    let mut ports = open_ports(options, &eal, &pool)?;
+    let (mut ports, plan) = open_ports(options, &eal, &pool)?;
     let twins: Twins<Mbuf> = Twins::new(TWIN_RING, tables.capacity().tunnels);
     let parts = Parts { tables: Arc::new(tables), state: state.clone(), twins, engine, hz };
     let twin_thread = start_twins(options, &pool, &parts, &stop)?;
-    let workers = start_workers(options, &eal, &mut ports, &pool, &parts, &stop)?;
+    let workers = start_workers(options, &eal, &mut ports, &plan, &pool, &parts, &stop)?;
     eprintln!(
         "penstock-dataplane: {} ports, {} workers on CPUs {:?}, engine {}, {}",
         ports.len(),
@@ -86,6 +87,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         engine.name(),
         eal.version(),
     );
+    plan.lines().iter().for_each(|line| eprintln!("penstock-dataplane: {line}"));
     let died = report_until(&stop, &ports, &pool, &parts.twins, &state, &workers);
     stop.store(true, Ordering::Relaxed);
     for worker in workers {
@@ -151,19 +153,30 @@ struct OpenPort {
     queue_count: u64,
 }
 
-fn open_ports(options: &Options, eal: &Eal, pool: &Pool) -> Result<Vec<OpenPort>, Failure> {
-    let open = |port: &PortOption| -> Result<OpenPort, DpdkError> {
-        let mut device = Device::open(eal, &port.device)?;
-        let queues = options.cores.len() as u16;
-        let config = DeviceConfig { queues, mtu: options.mtu_of(&port.name), ..DeviceConfig::default() };
-        device.configure(&config, pool)?;
+/// Opens all devices, plans who receives what, and starts them.
+fn open_ports(options: &Options, eal: &Eal, pool: &Pool) -> Result<(Vec<OpenPort>, Plan), Failure> {
+    let failed = |port: &PortOption, error: DpdkError| Failure::from(format!("port {}: {error}", port.name));
+    let (mut devices, mut offers) = (Vec::new(), Vec::new());
+    for port in &options.ports {
+        let device = Device::open(eal, &port.device).map_err(|error| failed(port, error))?;
+        let info = device.info().map_err(|error| failed(port, error))?;
+        let (max_queues, rss_by_spi) = (info.max_queues, info.rss_by_spi);
+        offers.push(Offer { port: port.name.clone(), driver: info.driver, max_queues, rss_by_spi });
+        devices.push(device);
+    }
+    let plan = Plan::new(options.spread, options.cores.len() as u16, offers)?;
+    let start = |(port, mut device): (&PortOption, Device)| -> Result<OpenPort, DpdkError> {
+        let mtu = options.mtu_of(&port.name);
+        device.configure(&DeviceConfig { queues: plan.queues(), mtu, ..DeviceConfig::default() }, pool)?;
         let pairs = device.start()?;
         if options.promiscuous.contains(&port.name) {
             device.set_promiscuous(true)?;
         }
         let info = device.info()?;
-        let queues: Vec<DpdkPort> = pairs.into_iter().map(|pair| DpdkPort::new(pair, pool.clone())).collect();
+        let mut queues: Vec<DpdkPort> =
+            pairs.into_iter().map(|pair| DpdkPort::new(pair, pool.clone())).collect();
         let queue_count = queues.len() as u64;
+        queues.resize_with(options.cores.len(), || DpdkPort::absent(pool.clone()));
         Ok(OpenPort {
             name: port.name.clone(),
             device,
@@ -173,11 +186,9 @@ fn open_ports(options: &Options, eal: &Eal, pool: &Pool) -> Result<Vec<OpenPort>
             queue_count,
         })
     };
-    options
-        .ports
-        .iter()
-        .map(|port| open(port).map_err(|error| format!("port {}: {error}", port.name).into()))
-        .collect()
+    let ports = options.ports.iter().zip(devices);
+    let ports = ports.map(|(port, device)| start((port, device)).map_err(|error| failed(port, error)));
+    Ok((ports.collect::<Result<_, Failure>>()?, plan))
 }
 
 /// What every worker gets a share of.
@@ -206,13 +217,15 @@ fn start_workers(
     options: &Options,
     eal: &Eal,
     ports: &mut [OpenPort],
+    plan: &Plan,
     pool: &Pool,
     parts: &Parts,
     stop: &Arc<AtomicBool>,
 ) -> Result<Vec<JoinHandle<Result<(), Failure>>>, Failure> {
     let idle = Idle::from(options.idle);
     let mut workers = Vec::new();
-    for (index, core) in options.cores.iter().copied().enumerate().rev() {
+    let shares = options.cores.iter().copied().zip(plan.parts());
+    for (index, (core, spread)) in shares.enumerate().collect::<Vec<_>>().into_iter().rev() {
         let queues = ports.iter_mut().map(|port| {
             let queue = port.queues.pop().ok_or_else(|| format!("port {}: too few queues", port.name))?;
             Ok(WorkerPort { queue, mac: port.mac, out: Burst::new() })
@@ -227,6 +240,7 @@ fn start_workers(
             tally: Tally::default(),
             answers: RateLimit::new(ANSWERS_PER_SECOND, parts.hz),
             batch: Box::default(),
+            spread,
         };
         let (eal, stop, hz, pool) = (eal.clone(), stop.clone(), parts.hz, pool.clone());
         let body = move || -> Result<(), Failure> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use crate::dpdk::DeviceName;
+use crate::plan::SpreadOption;
 use crate::worker::Idle;
 
 /// Penstock's data plane: polls ports, seals and opens ESP. `penstock up` starts it; on its own it waits for the tables
@@ -36,6 +37,9 @@ pub struct Options {
     /// What a worker does while its queues stay empty.
     #[arg(long, value_enum, default_value_t = IdleOption::Poll)]
     pub idle: IdleOption,
+    /// Whether workers share what one of them receives: `auto` where the devices do not spread tunnels over their queues.
+    #[arg(long, value_enum, default_value_t = SpreadOption::Auto)]
+    pub spread: SpreadOption,
     /// Whether packet buffers lie in huge pages; `auto` takes them where there are enough.
     #[arg(long, value_enum, default_value_t = HugePages::Auto)]
     pub hugepages: HugePages,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use penstock_dataplane::crypto::{self, Engine};
 use penstock_dataplane::path::answer::RateLimit;
 use penstock_dataplane::path::punt::{Twin, Twins};
+use penstock_dataplane::path::spread::{Role, Spread};
 use penstock_dataplane::path::{Worker, WorkerPort};
 use penstock_dataplane::port::memory::{MemoryFrame, MemoryPool, MemoryPort};
 use penstock_dataplane::port::{Burst, Frame};
@@ -179,11 +180,51 @@ impl Gateway {
 
     /// The same with this engine.
     pub fn with_engine(site: Site, engine: &'static dyn Engine) -> Gateway {
+        Gateway::build(site, engine, 1, POOL)
+    }
+
+    /// A gateway whose workers have these roles, and `frames` in its pool: worker 0 is its own, the others are returned.
+    pub fn with_crew(site: Site, roles: &[Role], frames: usize) -> (Gateway, Vec<Worker<MemoryPort>>) {
+        let mut gateway = Gateway::build(site, crypto::select(None).unwrap(), roles.len(), frames);
+        let mut parts = Spread::among(roles).into_iter().enumerate();
+        gateway.worker.spread = parts.next().expect("a worker").1;
+        let others =
+            parts.map(|(index, spread)| Worker { index, spread, ..gateway.another_worker() }).collect();
+        (gateway, others)
+    }
+
+    /// A worker with ports of its own on the same tables.
+    fn another_worker(&self) -> Worker<MemoryPort> {
+        let port = |port: &WorkerPort<MemoryPort>| WorkerPort {
+            queue: MemoryPort::new(self.pool.clone()),
+            mac: port.mac,
+            out: Burst::new(),
+        };
+        Worker {
+            index: 0,
+            ports: self.worker.ports.iter().map(port).collect(),
+            twins: self.worker.twins.clone(),
+            tables: self.worker.tables.clone(),
+            state: self.worker.state.clone(),
+            engine: self.worker.engine,
+            tally: Tally::default(),
+            answers: RateLimit::new(self.site.answers, 1_000_000_000),
+            batch: Box::default(),
+            spread: Spread::off(),
+        }
+    }
+
+    /// Frames of the pool that somebody holds.
+    pub fn frames_in_use(&self) -> usize {
+        self.pool.in_use()
+    }
+
+    fn build(site: Site, engine: &'static dyn Engine, workers: usize, frames: usize) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let writer = TablesWriter::open(directory.path(), CAPACITY).unwrap();
-        let owner = StateOwner::open(directory.path(), CAPACITY, 1).unwrap();
+        let owner = StateOwner::open(directory.path(), CAPACITY, workers).unwrap();
         let state = StateView::open(directory.path()).unwrap();
-        let pool = MemoryPool::new(POOL);
+        let pool = MemoryPool::new(frames);
         let port = |station| WorkerPort {
             queue: MemoryPort::new(pool.clone()),
             mac: mac(site.number, station),
@@ -199,6 +240,7 @@ impl Gateway {
             tally: Tally::default(),
             answers: RateLimit::new(site.answers, 1_000_000_000),
             batch: Box::default(),
+            spread: Spread::off(),
         };
         let (now, routes, events) = (1 << 40, BTreeMap::new(), EventReader::default());
         let mut gateway = Gateway { worker, writer, state, site, now, routes, pool, events, directory };
@@ -356,7 +398,8 @@ impl Gateway {
         outcome
     }
 
-    fn collect(&mut self, before: &Tally) -> Outcome {
+    /// What came out since the worker's counters were these.
+    pub fn collect(&mut self, before: &Tally) -> Outcome {
         let tally = &self.worker.tally;
         let verdicts = Verdict::ALL.iter().map(|it| (*it, tally.of(*it) - before.of(*it)));
         let notes = Note::ALL.iter().map(|it| (*it, tally.noted(*it) - before.noted(*it)));

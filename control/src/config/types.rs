@@ -149,11 +149,16 @@ pub struct Dataplane {
     pub idle: Idle,
     /// Implementation of the ciphers. `auto` takes the fastest that this CPU has.
     pub engine: EngineChoice,
+    /// Whether several cores work on what one of them receives, so that one tunnel uses them all. `auto` where a port
+    /// has fewer queues than there are cores (then one core receives, and order is kept), or cannot tell tunnels apart
+    /// (RSS by SPI); `on` in any case, with one core that receives; `off` never.
+    pub spread: SpreadChoice,
 }
 
 impl Default for Dataplane {
     fn default() -> Dataplane {
-        Dataplane { cores: vec![1], control_core: 0, idle: Idle::Adaptive, engine: EngineChoice::Auto }
+        let (idle, engine, spread) = (Idle::Adaptive, EngineChoice::Auto, SpreadChoice::Auto);
+        Dataplane { cores: vec![1], control_core: 0, idle, engine, spread }
     }
 }
 
@@ -174,6 +179,30 @@ impl Idle {
         match self {
             Idle::Adaptive => "adaptive",
             Idle::Poll => "poll",
+        }
+    }
+}
+
+/// Whether cores share what one of them receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum SpreadChoice {
+    /// Where the devices do not spread tunnels.
+    Auto,
+    /// In any case.
+    On,
+    /// Never.
+    Off,
+}
+
+impl SpreadChoice {
+    /// The word of the file, which is also the data plane's argument.
+    pub fn word(self) -> &'static str {
+        match self {
+            SpreadChoice::Auto => "auto",
+            SpreadChoice::On => "on",
+            SpreadChoice::Off => "off",
         }
     }
 }

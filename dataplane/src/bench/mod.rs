@@ -15,6 +15,7 @@ mod ports;
 mod probe;
 mod report;
 mod sites;
+mod spread;
 mod tester;
 mod updates;
 
@@ -58,7 +59,9 @@ pub fn run(arguments: Vec<String>) -> Result<(), Failure> {
     let eal = Eal::start(arguments[..at].to_vec(), LogLevel::Error)?;
     let hz = tsc_hz(&eal);
     let bench = Setting { machine: Machine::read(hz, &eal.version()), eal, options: &options, engine, hz };
-    if devices.is_empty() {
+    if options.spread {
+        bench.spread()
+    } else if devices.is_empty() {
         bench.in_memory()
     } else if options.rfc2544 {
         bench.beside_a_tester(&devices)
@@ -117,6 +120,28 @@ impl Setting<'_> {
                 }
                 self.print(&self.about(mode, size, sas, "memory").memory(&measured, updates, huge));
             }
+        }
+        Ok(())
+    }
+
+    /// Every mode, size and number of SAs, received by one worker and worked on by all.
+    fn spread(&self) -> Result<(), Failure> {
+        let options = self.options;
+        let frames = FRAMES * (1 + u32::from(options.nb_cores));
+        let pool = Pool::new(&self.eal, "bench", &PoolConfig { frames, ..PoolConfig::default() })?;
+        for sas in options.sas.iter().copied() {
+            let sites = Sites::new(options, sas)?;
+            for (mode, size) in
+                options.forward_mode.iter().flat_map(|mode| options.sizes.iter().map(|it| (*mode, it)))
+            {
+                let how = (mode, size, sas);
+                let bench = spread::Bench::new(options, &sites, pool.clone(), (self.engine, self.hz), how);
+                let work = |index: usize, crew: &lcores::Crew| bench.work(index, crew);
+                let (measured, ()) = lcores::run(&self.eal, options.workers(), false, work, |_| Ok(()))?;
+                let measured = measured.into_iter().flatten().next().unwrap_or_default();
+                self.print(&self.about(mode, size, sas, "memory, one receiver").spread(&measured));
+            }
+            sites.tell_drops();
         }
         Ok(())
     }

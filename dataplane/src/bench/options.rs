@@ -82,6 +82,10 @@ pub struct BenchOptions {
     /// lcore that no worker runs on.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub updates: u32,
+    /// One worker receives everything, and the --nb-cores of them work on it, in order; what is told has the generator in it.
+    /// In memory only.
+    #[arg(long)]
+    pub spread: bool,
     /// Search the rate at which nothing is lost, then tell latencies at 50 % and 90 % of it (RFC 2544). Needs four ports:
     /// ports 2 and 3 are the tester's, wired to 0 and 1; and an lcore for the tester. `--duration` is that of a trial.
     #[arg(long)]
@@ -119,6 +123,15 @@ impl BenchOptions {
         }
         if devices > 0 && (self.stages || self.updates > 0) {
             return Err("--stages and --updates are for the generator in memory: give EAL no device".into());
+        }
+        if self.spread && (devices > 0 || self.stages || self.updates > 0) {
+            return Err(
+                "--spread is for the generator in memory, without --stages and --updates: give EAL no device"
+                    .into(),
+            );
+        }
+        if self.spread && !self.forward_mode.iter().all(|mode| matches!(mode, Mode::Encap | Mode::Decap)) {
+            return Err("--spread measures --forward-mode encap and decap".into());
         }
         if devices == 1 && !forwards {
             return Err(

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::generator::Generator;
 use super::sites::Site;
+use super::spread::Round;
 use crate::dpdk::Mbuf;
 use crate::port::dpdk::DpdkPort;
 use crate::port::{BURST, Burst, Port};
@@ -13,6 +14,8 @@ use crate::port::{BURST, Burst, Port};
 pub enum BenchPort<'a> {
     /// Gives fresh packets; never takes one.
     Source(Box<Generator>),
+    /// Gives packets that were sealed before, round and round; never takes one.
+    Round(Box<Round<'a>>),
     /// Hands packets from the worker that sends to the one that receives.
     Wire(Rc<RefCell<Burst<Mbuf>>>),
     /// Takes and frees packets, and counts them.
@@ -46,6 +49,7 @@ impl Port for BenchPort<'_> {
         let before = burst.len();
         match self {
             BenchPort::Source(generator) => generator.fill(burst),
+            BenchPort::Round(round) => round.fill(burst),
             BenchPort::Wire(wire) => {
                 let mut wire = wire.borrow_mut();
                 let count = wire.len().min(burst.room());
@@ -65,7 +69,7 @@ impl Port for BenchPort<'_> {
     #[inline]
     fn send(&mut self, burst: &mut Burst<Mbuf>) -> usize {
         match self {
-            BenchPort::Source(_) => 0,
+            BenchPort::Source(_) | BenchPort::Round(_) => 0,
             BenchPort::Wire(wire) => {
                 let mut wire = wire.borrow_mut();
                 let count = wire.room().min(burst.len());

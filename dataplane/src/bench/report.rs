@@ -7,6 +7,7 @@ use super::histogram::Histogram;
 use super::memory::Measured;
 use super::options::{BenchOptions, Mode, Size};
 use super::probe::STAGES;
+use super::spread;
 use super::tester::Found;
 
 /// The machine's fingerprint.
@@ -138,6 +139,15 @@ impl About<'_> {
         self.finish(line)
     }
 
+    /// Of one receiver and its helpers: the generator is not taken out, it takes part of the receiver's time.
+    pub fn spread(&self, measured: &spread::Measured) -> Line {
+        let workers = self.options.workers() as f64;
+        let mut line = self.line(workers * measured.cycles, 0.0, self.machine.hz as f64 / measured.cycles);
+        line.insert("packets".into(), json!(measured.packets));
+        line.insert("handed".into(), json!(measured.handed));
+        self.finish(line)
+    }
+
     /// Of ports: everything that the workers did in that time, devices included.
     pub fn ports(&self, rates: &Rates) -> Line {
         let hz = self.machine.hz as f64;
@@ -198,6 +208,7 @@ impl Line {
         for key in [
             "packets",
             "lost",
+            "handed",
             "updates",
             "stages",
             "poll_gap_us",

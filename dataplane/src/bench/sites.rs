@@ -23,6 +23,7 @@ use crate::crypto::Engine;
 use crate::dpdk::Mbuf;
 use crate::path::answer::RateLimit;
 use crate::path::punt::Twins;
+use crate::path::spread::Spread;
 use crate::path::{Worker, WorkerPort};
 use crate::port::Burst;
 
@@ -261,6 +262,7 @@ impl Parts {
             tally: Tally::default(),
             answers: RateLimit::new(1, hz),
             batch: Box::default(),
+            spread: Spread::off(),
         }
     }
 }

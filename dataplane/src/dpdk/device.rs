@@ -72,6 +72,8 @@ pub struct Info {
     pub tx_offloads: u64,
     /// What RSS can hash, as RTE_ETH_RSS bits; 0 without RSS.
     pub rss: u64,
+    /// Whether RSS can hash the SPI of ESP packets (RTE_ETH_RSS_ESP).
+    pub rss_by_spi: bool,
 }
 
 /// State of the link.
@@ -365,6 +367,7 @@ impl Device {
             rx_offloads: info.rx_offload_capa,
             tx_offloads: info.tx_offload_capa,
             rss: info.flow_type_rss_offloads,
+            rss_by_spi: info.flow_type_rss_offloads & sys::PENSTOCK_RSS_BY_SPI != 0,
         })
     }
 

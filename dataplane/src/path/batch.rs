@@ -99,6 +99,12 @@ impl Picks {
         Picks(self.0 & !others.0)
     }
 
+    /// How many there are.
+    #[inline(always)]
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
     /// Adds packet `index` (below 64).
     #[inline(always)]
     pub fn insert(&mut self, index: usize) {
@@ -190,6 +196,12 @@ impl<F: Frame> Batch<F> {
     #[inline(always)]
     pub fn meta(&self, index: usize) -> &Meta {
         &self.metas[index & (BURST - 1)]
+    }
+
+    /// Asks for the first octets of all frames.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        self.frames.iter().flatten().for_each(Frame::prefetch);
     }
 
     /// What is known of a packet, to be written.

@@ -19,23 +19,74 @@ struct Opening {
     index: u8,
     /// Its SA among the [`Flows`] of the burst.
     flow: u8,
+    /// What is wrong inside, where [`verify`] looked.
+    wrong: Option<Verdict>,
+}
+
+/// The packets of a burst between the look at their SA and the marking of their numbers.
+#[derive(Default)]
+pub struct Openings {
+    list: ArrayVec<Opening, BURST>,
+    /// Slots of the SAs, in the order of the [`Flows`].
+    slots: ArrayVec<u32, BURST>,
+    /// Places in `list` of those whose tag was right.
+    right: Picks,
 }
 
 /// Opens the picked packets; returns those that are whole, new and allowed.
 #[inline(always)]
 pub fn open<'a, F: Frame>(sealed: Picks, batch: &mut Batch<F>, cx: &mut Context<'a>) -> Picks {
-    let mut opened = Picks::default();
     if sealed.is_empty() {
-        return opened;
+        return Picks::default();
     }
     let mut flows = Flows::find(sealed, batch, cx);
-    let mut openings: ArrayVec<Opening, BURST> = ArrayVec::new();
+    let mut list = ArrayVec::new();
+    let right = decrypt(sealed, &mut list, &flows, batch, cx);
+    accept_all(&list, right, &mut flows, batch, cx, |_, frame, meta, flow, cx| {
+        let count = unwrap(frame, meta, flow, cx)?;
+        flow.count(count);
+        Ok(())
+    })
+}
+
+/// The part of [`open`] that needs no order among packets, for a worker that does it for another: all but the marking.
+pub fn verify<'a, F: Frame>(sealed: Picks, work: &mut Openings, batch: &mut Batch<F>, cx: &mut Context<'a>) {
+    let flows = Flows::find(sealed, batch, cx);
+    work.list.clear();
+    work.slots = flows.slots();
+    work.right = decrypt(sealed, &mut work.list, &flows, batch, cx);
+    let right = work.right;
+    for (_, opening) in work.list.iter_mut().enumerate().filter(|(at, _)| right.contains(*at)) {
+        let Some((frame, meta)) = batch.get(usize::from(opening.index)) else { continue };
+        opening.wrong = unwrap(frame, meta, flows.at(opening.flow), cx).err();
+    }
+}
+
+/// The rest of [`open`], in the order of arrival: window and account. Returns the packets that are whole, new and allowed.
+pub fn accept<'a, F: Frame>(work: &Openings, batch: &mut Batch<F>, cx: &mut Context<'a>) -> Picks {
+    let mut flows = Flows::again(&work.slots, cx);
+    accept_all(&work.list, work.right, &mut flows, batch, cx, |opening, _, meta, flow, _| {
+        opening.wrong.map_or(Ok(()), Err)?;
+        flow.count(meta.ip.total_len());
+        Ok(())
+    })
+}
+
+/// Admits the picked packets and runs the engine over them; returns places in `list` of those whose tag was right.
+#[inline(always)]
+fn decrypt<'a, F: Frame>(
+    sealed: Picks,
+    list: &mut ArrayVec<Opening, BURST>,
+    flows: &Flows<'a>,
+    batch: &mut Batch<F>,
+    cx: &mut Context<'a>,
+) -> Picks {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut refused: ArrayVec<(u8, Verdict), BURST> = ArrayVec::new();
     for (index, frame, meta) in batch.each(sealed) {
-        match admit(frame, meta, &flows) {
+        match admit(frame, meta, flows) {
             Ok((number, job)) => {
-                openings.push(Opening { number, index: index as u8, flow: meta.run });
+                list.push(Opening { number, index: index as u8, flow: meta.run, wrong: None });
                 jobs.push(job);
             }
             Err(verdict) => refused.push((index as u8, verdict)),
@@ -49,14 +100,31 @@ pub fn open<'a, F: Frame>(sealed: Picks, batch: &mut Batch<F>, cx: &mut Context<
         flows.refuse(meta.run, verdict, cx);
         cx.end_of(batch, usize::from(index), verdict);
     }
-    let mut rest = &openings[..];
-    while let Some(group) = Group::mark(rest, openings.len() - rest.len(), right, &flows) {
+    right
+}
+
+/// Marks the numbers of all whose tag was right, in order, and looks `inside` those that are new.
+#[inline(always)]
+fn accept_all<'a, F: Frame>(
+    list: &[Opening],
+    right: Picks,
+    flows: &mut Flows<'a>,
+    batch: &mut Batch<F>,
+    cx: &mut Context<'a>,
+    inside: impl Fn(&Opening, &mut F, &mut Meta, &mut Flow<'a>, &Context<'a>) -> Result<(), Verdict>,
+) -> Picks {
+    let mut opened = Picks::default();
+    let mut rest = list;
+    while let Some(group) = Group::mark(rest, list.len() - rest.len(), right, flows) {
         let (now, later) = rest.split_at(group.len);
         for (at, opening) in now.iter().enumerate() {
             let index = usize::from(opening.index);
             let Some((frame, meta)) = batch.get(index) else { continue };
             let flow = flows.at_mut(opening.flow);
-            let done = group.verdict(at, opening, flow).and_then(|()| finish(frame, meta, flow, cx));
+            let done = group.verdict(at, opening, flow).and_then(|()| {
+                flow.opened += 1;
+                inside(opening, frame, meta, flow, cx)
+            });
             match done {
                 Ok(()) => opened.insert(index),
                 Err(verdict) => {
@@ -143,15 +211,14 @@ impl Group {
     }
 }
 
-/// Takes the wrapping off and checks what was inside.
+/// Takes the wrapping off and checks what was inside; returns the octets of the inner packet.
 #[inline(always)]
-fn finish<F: Frame>(
+fn unwrap<F: Frame>(
     frame: &mut F,
     meta: &mut Meta,
-    flow: &mut Flow<'_>,
+    flow: &Flow<'_>,
     cx: &Context<'_>,
-) -> Result<(), Verdict> {
-    flow.opened += 1;
+) -> Result<u16, Verdict> {
     let at = usize::from(meta.esp) + esp::HEADER + esp::IV;
     let end = frame.len().saturating_sub(TAG_LEN);
     let text = frame.data().get(at..end).unwrap_or_default();
@@ -174,9 +241,8 @@ fn finish<F: Frame>(
         // The next tunnel copies it from here.
         inner = ip.with_ecn(ecn);
     }
-    flow.count(inner.total_len());
     *meta = fresh(inner, 0, meta.port, Origin::Tunnel(flow.tunnel()));
-    Ok(())
+    Ok(inner.total_len())
 }
 
 /// The verdict of a number that the window refuses.

@@ -7,7 +7,7 @@ use penstock_tables::events::Event;
 use penstock_tables::{Adjacency, Tunnel, Verdict};
 
 use super::batch::{Batch, Meta, Origin, Picks};
-use super::run::Runs;
+use super::run::{Reserved, Runs};
 use super::{Context, WorkerPort, tx};
 use crate::crypto::{Direction, Job, TAG_LEN};
 use crate::port::{AREA, BURST, Frame, Port};
@@ -131,11 +131,62 @@ pub fn seal<'a, P: Port>(
         return;
     }
     let mut runs = Runs::reserve(picks, batch, cx);
+    let sealed = encrypt_all(picks, &mut runs, batch, cx);
+    runs.close(cx);
+    send(sealed, batch, ports, cx);
+}
+
+/// The picked packets of a burst between the reservation of their numbers and their sending.
+#[derive(Default)]
+pub struct Sealing {
+    picks: Picks,
+    reserved: ArrayVec<Reserved, BURST>,
+    /// Those that are sealed.
+    pub sealed: Picks,
+}
+
+/// First part of [`seal`]: reserves a run of numbers per SA, before any of them is used.
+pub fn reserve<F: Frame>(picks: Picks, work: &mut Sealing, batch: &mut Batch<F>, cx: &mut Context<'_>) {
+    work.picks = picks;
+    work.reserved = Runs::reserve(picks, batch, cx).numbers();
+}
+
+/// Second part, which needs no order and may be done by another worker: headers, trailers, engine.
+pub fn encrypt<F: Frame>(work: &mut Sealing, batch: &mut Batch<F>, cx: &mut Context<'_>) {
+    let mut runs = Runs::again(&mut work.reserved, cx);
+    work.sealed = encrypt_all(work.picks, &mut runs, batch, cx);
+    runs.close(cx);
+}
+
+/// Last part: queues each packet at its port.
+#[inline(always)]
+pub fn send<P: Port>(
+    sealed: Picks,
+    batch: &mut Batch<P::Frame>,
+    ports: &mut [WorkerPort<P>],
+    cx: &mut Context<'_>,
+) {
+    for index in sealed {
+        let port = usize::from(batch.meta(index).next.port);
+        if let Some(frame) = batch.take(index) {
+            tx::queue(&mut ports[port], frame, cx);
+        }
+    }
+}
+
+/// Writes headers and trailers and runs the engine; returns what is sealed.
+#[inline(always)]
+fn encrypt_all<'a, F: Frame>(
+    picks: Picks,
+    runs: &mut Runs<'a>,
+    batch: &mut Batch<F>,
+    cx: &mut Context<'a>,
+) -> Picks {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut refused: ArrayVec<(u8, Verdict), BURST> = ArrayVec::new();
     let mut ready = Picks::default();
     for (index, frame, meta) in batch.each(picks) {
-        match write(frame, meta, &mut runs) {
+        match write(frame, meta, runs) {
             Ok(job) => {
                 jobs.push(job);
                 ready.insert(index);
@@ -153,13 +204,7 @@ pub fn seal<'a, P: Port>(
         runs.take_back(batch.meta(index));
         cx.end_of(batch, index, Verdict::SealFailed);
     }
-    for index in ready.without(failed) {
-        let port = runs.port(batch.meta(index));
-        if let Some(frame) = batch.take(index) {
-            tx::queue(&mut ports[port], frame, cx);
-        }
-    }
-    runs.close(cx);
+    ready.without(failed)
 }
 
 /// Writes trailer and headers around one packet.

@@ -47,7 +47,13 @@ impl<'a> Flow<'a> {
             tables.prefetch_tunnel(sa.tunnel());
             cx.engine.prefetch(key, octets);
         }
-        let window = state.window(slot, sa);
+        Flow::of(slot, refusal, cx)
+    }
+
+    #[inline(always)]
+    fn of(slot: u32, refusal: Option<Verdict>, cx: &Context<'a>) -> Flow<'a> {
+        let sa = cx.tables.inbound(slot);
+        let (window, key) = (cx.state.window(slot, sa), cx.tables.inbound_key(slot));
         let (tunnel, esn) = (sa.tunnel(), sa.esn());
         Flow { slot, window, key, tunnel, esn, refusal, opened: 0, packets: 0, bytes: 0 }
     }
@@ -122,6 +128,16 @@ impl<'a> Flows<'a> {
             flows.push(Flow::find(spi, first, cx));
         }
         Flows { flows }
+    }
+
+    /// The slots of the SAs, for [`Flows::again`].
+    pub fn slots(&self) -> ArrayVec<u32, BURST> {
+        self.flows.iter().map(|flow| flow.slot).collect()
+    }
+
+    /// The flows of a burst whose SAs were found before. The slots are still theirs: a quiescent point was not passed since.
+    pub fn again(slots: &[u32], cx: &Context<'a>) -> Flows<'a> {
+        Flows { flows: slots.iter().map(|slot| Flow::of(*slot, None, cx)).collect() }
     }
 
     /// The flow at a place.

@@ -8,6 +8,7 @@
 //! | `decap`, `flow` | ESP (RFC 4303, 4106, 3948) | inner packets, checked against replay and selectors |
 //! | `route` | packets | a tunnel, a next hop, the kernel, or an ICMP answer (`answer`) |
 //! | `encap`, `run` | packets of a tunnel | ESP |
+//! | `spread` | bursts that are too much for one worker | the same, worked on by others, in order |
 //! | `tx` | frames with their Ethernet header | ports |
 //! | `punt` | the kernel's frames | twins |
 //!
@@ -27,6 +28,7 @@ pub mod route;
 pub mod run;
 pub mod rx;
 mod slots;
+pub mod spread;
 pub mod tx;
 
 use std::sync::Arc;
@@ -42,6 +44,7 @@ use crate::port::{Burst, Frame, Port};
 use answer::RateLimit;
 use batch::Batch;
 use punt::Twins;
+use spread::Spread;
 
 /// A port as a worker has it.
 pub struct WorkerPort<P: Port> {
@@ -121,6 +124,8 @@ pub struct Worker<P: Port> {
     pub answers: RateLimit,
     /// Where the packets of a loop stand; empty between two loops.
     pub batch: Box<Batch<P::Frame>>,
+    /// Its part in the work on what one worker received.
+    pub spread: Spread<P::Frame>,
 }
 
 /// Is told where a loop stands, for those who measure its stages.
@@ -157,7 +162,8 @@ pub enum Stage {
 }
 
 impl<P: Port> Worker<P> {
-    /// One loop: a burst of every port and of the kernel through all stages. `now` is the TSC. Returns frames received.
+    /// One loop: a burst of every port and of the kernel through all stages. `now` is the TSC. Returns how many frames were
+    /// received or worked on; not 0 while some wait.
     #[inline(always)]
     pub fn run(&mut self, now: u64) -> usize {
         self.run_with(now, &mut ())
@@ -166,18 +172,27 @@ impl<P: Port> Worker<P> {
     /// As [`Worker::run`], with every stage told to `probe`.
     pub fn run_with(&mut self, now: u64, probe: &mut impl Probe) -> usize {
         probe.begin();
-        quiescence::step(&self.state.worker(self.index).quiescent);
+        if self.spread.passes() {
+            quiescence::step(&self.state.worker(self.index).quiescent);
+        }
         let mut facts = [PortFacts::default(); MAX_PORTS];
         let count = self.facts(&mut facts);
-        let (mut context, ports, twins, batch) = self.split(&facts[..count], now);
+        let (mut context, ports, twins, batch, spread) = self.split(&facts[..count], now);
         let cx = &mut context;
-        let mut received = 0;
+        let mut received = spread::help(spread, twins, cx) + spread::release(ports, twins, spread, cx);
         for port in 0..ports.len() {
+            if spread.is_full() {
+                break;
+            }
             let (arrived, count) = rx::receive(&mut ports[port].queue, batch, cx);
             if count == 0 {
                 continue;
             }
             received += count;
+            if spread.takes(count, cx.ports[port].spec.public) {
+                spread::hand(arrived, port as u8, batch, ports, twins, spread, cx);
+                continue;
+            }
             probe.done(Stage::Rx);
             let (sealed, clear) = classify::sort(arrived, port as u8, batch, twins, cx);
             probe.done(Stage::Classify);
@@ -188,14 +203,18 @@ impl<P: Port> Worker<P> {
             encap::seal(leaving, batch, ports, cx);
             probe.done(Stage::Encap);
         }
-        let (leaving, count) = rx::from_kernel(twins, batch, ports, cx);
-        encap::seal(leaving, batch, ports, cx);
+        if spread.takes_from_kernel() {
+            let (leaving, count) = rx::from_kernel(twins, batch, ports, cx);
+            received += count;
+            spread::seal(leaving, batch, ports, twins, spread, cx);
+        }
         ports.iter_mut().for_each(|port| tx::flush(port, cx));
         probe.done(Stage::Tx);
-        if received + count > 0 {
+        received += usize::from(spread.waits());
+        if received > 0 {
             self.publish();
         }
-        received + count
+        received
     }
 
     /// Tells control the counters as they stand: between two bursts, so that a reader sees none by half.
@@ -224,7 +243,7 @@ impl<P: Port> Worker<P> {
             answers: &mut self.answers,
             now,
         };
-        (context, &mut self.ports, &mut self.twins, &mut self.batch)
+        (context, &mut self.ports, &mut self.twins, &mut self.batch, &mut self.spread)
     }
 }
 
@@ -232,5 +251,6 @@ type Split<'a, P> = (
     Context<'a>,
     &'a mut [WorkerPort<P>],
     &'a mut Twins<<P as Port>::Frame>,
-    &'a mut Batch<<P as Port>::Frame>,
+    &'a mut Box<Batch<<P as Port>::Frame>>,
+    &'a mut Spread<<P as Port>::Frame>,
 );

@@ -95,21 +95,28 @@ pub struct SaRun<'a> {
     key: &'a KeyBlock,
     /// Its headers.
     pub head: Head,
-    port: u8,
+    next: Adjacency,
     /// Why there are no numbers, where there are none.
     refusal: Verdict,
     packets: u32,
     bytes: u64,
 }
 
+/// Where the numbers of an SA come from.
+enum Numbers {
+    /// So many are to be reserved.
+    Reserve(u32),
+    /// These were reserved before; why there are none where there are none.
+    Reserved(Run, Verdict),
+}
+
 impl<'a> SaRun<'a> {
-    fn new(slot: u32, next: Adjacency, packets: u32, cx: &Context<'a>) -> SaRun<'a> {
+    fn new(slot: u32, next: Adjacency, numbers: Numbers, cx: &Context<'a>) -> SaRun<'a> {
         let tables = cx.tables;
         let key = tables.outbound_key(slot);
-        let port = next.port;
         let live = tables.outbound(slot).and_then(|sa| Some((sa, sa.spi()?)));
         let run =
-            |numbers, head, refusal| SaRun { slot, numbers, key, head, port, refusal, packets: 0, bytes: 0 };
+            |numbers, head, refusal| SaRun { slot, numbers, key, head, next, refusal, packets: 0, bytes: 0 };
         let none =
             Head { octets: [0; AREA], sum: 0, spi: 0, len: 0, udp: false, esn: false, dont_fragment: 0 };
         let Some((sa, spi)) = live else { return run(Run::empty(), none, Verdict::NoSa) };
@@ -117,14 +124,20 @@ impl<'a> SaRun<'a> {
             cx.events.push(Event::Orphaned { tunnel: sa.tunnel() });
             return run(Run::empty(), none, Verdict::SaOrphaned);
         }
-        let Some(facts) = cx.ports.get(usize::from(port)) else {
+        let Some(facts) = cx.ports.get(usize::from(next.port)) else {
             return run(Run::empty(), none, Verdict::PortDown);
         };
-        let numbers = cx.state.outbound(slot).reserve(packets, sa.offset(), sa.hard_limit());
-        if numbers.passes(sa.soft_limit()) {
-            cx.events.push(Event::SoftLimit { outbound: slot });
-        }
-        run(numbers, Head::new(sa, spi, next, facts.mac, facts.spec.vlan), Verdict::SequenceExhausted)
+        let (numbers, refusal) = match numbers {
+            Numbers::Reserved(numbers, refusal) => (numbers, refusal),
+            Numbers::Reserve(packets) => {
+                let numbers = cx.state.outbound(slot).reserve(packets, sa.offset(), sa.hard_limit());
+                if numbers.passes(sa.soft_limit()) {
+                    cx.events.push(Event::SoftLimit { outbound: slot });
+                }
+                (numbers, Verdict::SequenceExhausted)
+            }
+        };
+        run(numbers, Head::new(sa, spi, next, facts.mac, facts.spec.vlan), refusal)
     }
 
     /// The next sequence number.
@@ -145,6 +158,14 @@ impl<'a> SaRun<'a> {
         self.packets += 1;
         self.bytes += inner as u64;
     }
+}
+
+/// Numbers of one SA that are reserved and not used yet.
+pub struct Reserved {
+    slot: u32,
+    next: Adjacency,
+    numbers: Run,
+    refusal: Verdict,
 }
 
 /// The SAs of a burst.
@@ -168,21 +189,32 @@ impl<'a> Runs<'a> {
         }
         let mut runs = ArrayVec::new();
         for (slot, (count, next)) in slots.iter().zip(counts) {
-            runs.push(SaRun::new(slot, next, count, cx));
+            runs.push(SaRun::new(slot, next, Numbers::Reserve(count), cx));
         }
         Runs { runs }
+    }
+
+    /// What is reserved, for [`Runs::again`].
+    pub fn numbers(self) -> ArrayVec<Reserved, BURST> {
+        let reserved = |run: SaRun<'a>| Reserved {
+            slot: run.slot,
+            next: run.next,
+            numbers: run.numbers,
+            refusal: run.refusal,
+        };
+        self.runs.into_iter().map(reserved).collect()
+    }
+
+    /// The runs of a burst whose numbers were reserved before, by whatever worker; takes the numbers.
+    pub fn again(reserved: &mut ArrayVec<Reserved, BURST>, cx: &Context<'a>) -> Runs<'a> {
+        let run = |it: Reserved| SaRun::new(it.slot, it.next, Numbers::Reserved(it.numbers, it.refusal), cx);
+        Runs { runs: reserved.drain(..).map(run).collect() }
     }
 
     /// The run of a packet.
     #[inline(always)]
     pub fn of(&mut self, meta: &Meta) -> &mut SaRun<'a> {
         &mut self.runs[usize::from(meta.run)]
-    }
-
-    /// The port that a packet leaves by.
-    #[inline(always)]
-    pub fn port(&self, meta: &Meta) -> usize {
-        usize::from(self.runs[usize::from(meta.run)].port)
     }
 
     /// Counts a packet off that was not sealed.

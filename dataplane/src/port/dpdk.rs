@@ -1,4 +1,5 @@
-//! A queue pair of a DPDK device as a [`Port`]: bursts of mbufs in and out. No RFC rules this file.
+//! A queue pair of a DPDK device as a [`Port`]: bursts of mbufs in and out; or none, for a worker that works for others.
+//! No RFC rules this file.
 
 use super::{Burst, Port};
 use crate::dpdk::{Mbuf, Pool, RxQueue, TxQueue};
@@ -6,26 +7,30 @@ use crate::dpdk::{Mbuf, Pool, RxQueue, TxQueue};
 /// One queue pair, and the pool that fresh frames come from.
 #[derive(Debug)]
 pub struct DpdkPort {
-    rx: RxQueue,
-    tx: TxQueue,
+    pair: Option<(RxQueue, TxQueue)>,
     pool: Pool,
 }
 
 impl DpdkPort {
     /// A port of a started device's queue pair.
-    pub fn new((rx, tx): (RxQueue, TxQueue), pool: Pool) -> DpdkPort {
-        DpdkPort { rx, tx, pool }
+    pub fn new(pair: (RxQueue, TxQueue), pool: Pool) -> DpdkPort {
+        DpdkPort { pair: Some(pair), pool }
+    }
+
+    /// The port of a worker that has no queues of this device: nothing comes, and it takes nothing.
+    pub fn absent(pool: Pool) -> DpdkPort {
+        DpdkPort { pair: None, pool }
     }
 
     /// Frames that came in several segments and could not be joined: freed before anybody saw them.
     pub fn rx_multisegment(&self) -> u64 {
-        self.rx.rx_multisegment()
+        self.pair.as_ref().map_or(0, |(rx, _)| rx.rx_multisegment())
     }
 
     /// As [`Port::receive`], and at most `most`.
     #[inline]
     pub fn receive_at_most(&mut self, burst: &mut Burst<Mbuf>, most: usize) -> usize {
-        self.rx.receive_at_most(burst, most)
+        self.pair.as_mut().map_or(0, |(rx, _)| rx.receive_at_most(burst, most))
     }
 
     /// The pool that [`Port::allocate`] takes from.
@@ -39,12 +44,12 @@ impl Port for DpdkPort {
 
     #[inline]
     fn receive(&mut self, burst: &mut Burst<Mbuf>) -> usize {
-        self.rx.receive(burst)
+        self.pair.as_mut().map_or(0, |(rx, _)| rx.receive(burst))
     }
 
     #[inline]
     fn send(&mut self, burst: &mut Burst<Mbuf>) -> usize {
-        self.tx.send(burst)
+        self.pair.as_mut().map_or(0, |(_, tx)| tx.send(burst))
     }
 
     #[inline]

@@ -1,13 +1,15 @@
-//! Quiescent counters: each worker steps its own once a loop, while it holds no reference into the tables; control waits
-//! until all have stepped before it wipes and reuses what it retired. No worker ever waits for control.
+//! Quiescent counters: each worker steps its own once a loop, while it holds no reference into the tables that is older than
+//! the step before; control waits until all have stepped twice before it wipes and reuses what it retired. So packets may wait
+//! across a step, with what they refer to, and no worker ever waits for control.
 //!
 //! Why it holds: control unlinks, fences, reads the counter; a worker steps the counter, fences, reads the tables. Where
 //! control read a counter from before the step, the worker's reads after the step see the unlinked table
-//! (store buffering, both fences sequentially consistent). `tests/loom.rs` checks it.
+//! (store buffering, both fences sequentially consistent), and the step after that drops the references from before it.
+//! `tests/loom.rs` checks it.
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// Worker side: no reference into the tables is held now.
+/// Worker side: no reference into the tables is held now that was taken before the last step.
 #[inline(always)]
 pub fn step(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::SeqCst);
@@ -28,9 +30,11 @@ impl Grace {
         Grace { instance, seen: counters.map(|counter| counter.load(Ordering::SeqCst)).collect() }
     }
 
-    /// Whether every worker has passed a quiescent point since. Another instance means that the old workers are dead.
+    /// Whether every worker has passed two quiescent points since. Another instance means that the old workers are dead.
     pub fn over<'a>(&self, instance: u64, counters: impl Iterator<Item = &'a AtomicU64>) -> bool {
         instance != self.instance
-            || counters.zip(&self.seen).all(|(counter, seen)| counter.load(Ordering::SeqCst) != *seen)
+            || counters
+                .zip(&self.seen)
+                .all(|(counter, seen)| counter.load(Ordering::SeqCst).wrapping_sub(*seen) >= 2)
     }
 }

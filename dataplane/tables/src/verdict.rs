@@ -90,5 +90,8 @@ named! {
         AnsweredTooBig "answered_too_big" "ICMP fragmentation needed sent (RFC 1191)",
         AnsweredTtl "answered_ttl" "ICMP time exceeded sent (RFC 792)",
         TransmitRetried "transmit_retried" "Bursts of which the port took a part at first",
+        Handed "handed" "Frames that this worker received and handed to another worker to be sealed or opened",
+        Returned "returned" "Of those, the ones that came back; the rest is with the other worker now",
+        Helped "helped" "Frames that this worker sealed or opened for another one",
     }
 }

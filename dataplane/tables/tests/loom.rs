@@ -19,12 +19,15 @@ struct Table {
 #[allow(unsafe_code)]
 unsafe impl Sync for Table {}
 
-/// One pass of a worker: a quiescent point, then a read of the body if the slot is live.
-fn pass(table: &Table) -> Option<u32> {
+/// One pass of a worker: a quiescent point, then a look whether the slot is live, and a read of the body if it was live in the
+/// pass before: packets may wait across one point.
+fn pass(table: &Table, held: &mut Option<u32>) -> Option<u32> {
     quiescence::step(&table.counter);
-    // SAFETY: live, so the writer waits for our next quiescent point; loom fails the test where that is not so.
+    // SAFETY: it was live after the point before this one, so the writer waits for the next; loom fails the test otherwise.
     #[allow(unsafe_code)]
-    table.head.live().map(|_| table.body.with(|body| unsafe { *body }))
+    let read = held.map(|_| table.body.with(|body| unsafe { *body }));
+    *held = table.head.live();
+    read
 }
 
 #[allow(unsafe_code)]
@@ -44,8 +47,9 @@ fn a_slot_is_reused_only_after_every_worker_passed() {
         let worker = {
             let table = table.clone();
             thread::spawn(move || {
+                let mut held = None;
                 for _ in 0..3 {
-                    assert!(matches!(pass(&table), None | Some(1 | 2)));
+                    assert!(matches!(pass(&table, &mut held), None | Some(1 | 2)));
                 }
             })
         };

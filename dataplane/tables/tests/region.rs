@@ -53,7 +53,7 @@ fn pair(directory: &Path) -> (TablesWriter, StateOwner, TablesView, StateView) {
 }
 
 fn step(owner: &StateOwner) {
-    (0..2).for_each(|worker| quiescence::step(&owner.worker(worker).quiescent));
+    (0..4).for_each(|step| quiescence::step(&owner.worker(step % 2).quiescent));
 }
 
 #[test]
@@ -79,8 +79,10 @@ fn an_sa_is_seen_whole_used_and_wiped() {
     assert!(tables.outbound(sealing).is_none());
     assert_eq!(tables.outbound_key(sealing).raw_key(), &[2; 16], "a worker may still use it");
     assert_eq!((writer.reclaim(Some(&state)), writer.reclaim(Some(&state))), (1, 1));
-    quiescence::step(&owner.worker(0).quiescent);
+    (0..5).for_each(|_| quiescence::step(&owner.worker(0).quiescent));
     assert_eq!(writer.reclaim(Some(&state)), 1, "one of two workers");
+    quiescence::step(&owner.worker(1).quiescent);
+    assert_eq!(writer.reclaim(Some(&state)), 1, "packets may wait across one step");
     quiescence::step(&owner.worker(1).quiescent);
     assert_eq!(writer.reclaim(Some(&state)), 0);
     assert_eq!(tables.outbound_key(sealing).raw_key(), &[0u8; 0], "wiped");
