@@ -38,3 +38,8 @@ fn decap() {
 fn config() {
     replay("config", fuzzing::config);
 }
+
+#[test]
+fn ike_message() {
+    replay("ike_message", fuzzing::ike_message);
+}

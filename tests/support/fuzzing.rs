@@ -11,6 +11,9 @@ use penstock_dataplane::path::punt::Twin;
 use penstock_dataplane::port::Frame;
 use penstock_dataplane::port::memory::MemoryPool;
 use penstock_dataplane::wire::{esp as wire_esp, ethernet, icmp, ipv4};
+use penstock_ike::message::{
+    HEADER_BYTES, Header, Payload, PayloadType, decode_chain, encode_chain, find_encrypted, intersect,
+};
 use penstock_tables::{Prefix, Selector, TunnelSpec};
 
 use crate::esp::Sa;
@@ -210,6 +213,44 @@ pub fn config(octets: &[u8]) {
             assert!(!error.complaints.is_empty());
             assert!(error.complaints.iter().all(|complaint| !complaint.message.is_empty()));
             assert!(error.to_string().starts_with("a.yaml:"));
+        }
+    }
+}
+
+/// IKEv2's parser: whatever octets come, decoding ends without a panic, and what was decoded encodes to something that
+/// decodes to the same (RFC 7296 section 3).
+pub fn ike_message(octets: &[u8]) {
+    match Header::decode(octets) {
+        Ok(header) => {
+            let body = &octets[HEADER_BYTES..];
+            assert_eq!(Header::decode(&[&header.encode()[..], body].concat()), Ok(header));
+            let _ = find_encrypted(header.next, body);
+            ike_chain(header.next, body);
+        }
+        Err(_) => {
+            let Some((first, body)) = octets.split_first() else { return };
+            ike_chain((*first).into(), body);
+        }
+    }
+}
+
+fn ike_chain(first: PayloadType, bytes: &[u8]) {
+    let Ok(payloads) = decode_chain(first, bytes) else { return };
+    // Unknown payloads lose their content, foreign attributes their value, selectors of foreign types themselves: they are not
+    // sent again.
+    let ours = |p: &Payload| match p {
+        Payload::Unknown(_) => false,
+        Payload::Sa(s) => s.iter().flat_map(|p| &p.transforms).all(|t| !t.foreign_attribute),
+        Payload::TsI(ts) | Payload::TsR(ts) => !ts.is_empty(),
+        _ => true,
+    };
+    let kept: Vec<Payload> = payloads.into_iter().filter(ours).collect();
+    let (again, encoded) = encode_chain(&kept);
+    assert_eq!(decode_chain(again, &encoded).as_ref(), Ok(&kept));
+    for p in &kept {
+        if let Payload::TsI(ts) | Payload::TsR(ts) = p {
+            let same = intersect(ts, ts);
+            assert!(ts.iter().all(|t| same.iter().any(|s| s.contains(t))));
         }
     }
 }

@@ -324,7 +324,7 @@ impl Payload {
                 out.extend(&n.data);
             }
             Payload::Delete { protocol, spis } => {
-                out.extend([(*protocol).into(), spis.first().map_or(0, Vec::len) as u8]);
+                out.extend([(*protocol).into(), delete_spi_len(*protocol) as u8]);
                 out.extend((spis.len() as u16).to_be_bytes());
                 spis.iter().for_each(|s| out.extend(s));
             }
@@ -340,10 +340,14 @@ fn decode_id(mut r: Reader<'_>) -> Result<Identification, WireError> {
     Ok(Identification { kind, data: r.rest().to_vec() })
 }
 
+/// Octets of each SPI in a delete payload, also where it names none (RFC 7296 section 3.11).
+fn delete_spi_len(protocol: Protocol) -> usize {
+    if matches!(protocol, Protocol::Ah | Protocol::Esp) { 4 } else { 0 }
+}
+
 fn decode_delete(mut r: Reader<'_>) -> Result<Payload, WireError> {
     let (protocol, size, count): (Protocol, _, _) = (r.u8()?.into(), usize::from(r.u8()?), r.u16()?);
-    let expected = if matches!(protocol, Protocol::Ah | Protocol::Esp) { 4 } else { 0 };
-    if size != expected || (size == 0 && count != 0) {
+    if size != delete_spi_len(protocol) || (size == 0 && count != 0) {
         return Err(WireError::BadValue);
     }
     let mut spis = Vec::new();
@@ -434,6 +438,7 @@ mod tests {
             Payload::Notify(Notify::new(NotifyType::Cookie, vec![1, 2, 3])),
             Payload::Delete { protocol: Protocol::Esp, spis: vec![vec![0, 0, 1, 0], vec![0, 0, 1, 1]] },
             Payload::Delete { protocol: Protocol::Ike, spis: vec![] },
+            Payload::Delete { protocol: Protocol::Ah, spis: vec![] },
             Payload::Vendor(b"x".to_vec()),
             Payload::TsI(ts.clone()),
             Payload::TsR(ts),
