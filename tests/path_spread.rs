@@ -89,14 +89,14 @@ impl Crew {
     }
 
     /// The peer's packet under this number, which its payload carries.
-    fn from_peer(&mut self, number: u64) {
+    fn peer_sends(&mut self, number: u64) {
         let inner = numbered(2, 1, number);
         let esp = self.from_peer.seal(number, &inner.octets());
         let packet = outer(2, 1, &self.from_peer, &esp);
         self.gateway.from_internet(&packet.octets());
     }
 
-    fn to_peer(&mut self, number: u64) {
+    fn host_sends(&mut self, number: u64) {
         self.gateway.from_host(&numbered(1, 2, number).octets());
     }
 
@@ -147,7 +147,7 @@ fn what_is_sealed_by_many_leaves_in_order_and_no_window_of_64_refuses_it() {
         let roles: Vec<Role> =
             std::iter::once(ALONE).chain(std::iter::repeat_n(HELPER, workers - 1)).collect();
         let mut crew = Crew::new(&roles);
-        (1..=2000).for_each(|number| crew.to_peer(number));
+        (1..=2000).for_each(|number| crew.host_sends(number));
         crew.run(seed);
         let sealed = crew.sealed();
         assert_eq!(sealed, (1..=2000).map(|number| (number, number)).collect::<Vec<_>>(), "seed {seed}");
@@ -166,7 +166,7 @@ fn what_is_sealed_by_many_leaves_in_order_and_no_window_of_64_refuses_it() {
 fn what_is_opened_by_many_is_delivered_in_order_and_a_window_of_64_refuses_nothing() {
     for (seed, roles) in (11..=18).zip([vec![ALONE, HELPER], vec![EACH, EACH, EACH]].into_iter().cycle()) {
         let mut crew = Crew::new(&roles);
-        (1..=2000).for_each(|number| crew.from_peer(number));
+        (1..=2000).for_each(|number| crew.peer_sends(number));
         crew.run(seed);
         assert_eq!(crew.delivered(), (1..=2000).collect::<Vec<_>>(), "seed {seed}");
         assert_eq!(crew.drops(), []);
@@ -180,12 +180,12 @@ fn what_is_opened_by_many_is_delivered_in_order_and_a_window_of_64_refuses_nothi
 fn replays_forgeries_and_strangers_end_under_their_names_whoever_worked_on_them() {
     let mut crew = Crew::new(&[ALONE, HELPER]);
     for number in 1..=640 {
-        crew.from_peer(number);
+        crew.peer_sends(number);
         match number % 8 {
             // The same packet again, in the same burst: whoever opens it, it is marked once.
-            0 => crew.from_peer(number),
+            0 => crew.peer_sends(number),
             // Far left of the window by then.
-            1 if number > 200 => crew.from_peer(number - 150),
+            1 if number > 200 => crew.peer_sends(number - 150),
             2 => {
                 let mut esp = crew.from_peer.seal(10_000 + number, &numbered(2, 1, number).octets());
                 *esp.last_mut().unwrap() ^= 1;
@@ -218,7 +218,7 @@ fn replays_forgeries_and_strangers_end_under_their_names_whoever_worked_on_them(
 fn a_helper_that_does_nothing_stops_the_tunnel_at_a_bound_and_loses_nothing() {
     let mut crew = Crew::new(&[ALONE, HELPER]);
     let all = (PARCELS + 6) * BURST;
-    (1..=all as u64).for_each(|number| crew.to_peer(number));
+    (1..=all as u64).for_each(|number| crew.host_sends(number));
     (0..100).for_each(|_| _ = crew.step(0));
     assert_eq!(crew.noted(0, Note::Handed), (DEPTH * BURST) as u64, "with the helper");
     assert_eq!(crew.gateway.worker.ports[PRIVATE].queue.waiting(), 6 * BURST, "left where they are");
@@ -231,18 +231,18 @@ fn a_helper_that_does_nothing_stops_the_tunnel_at_a_bound_and_loses_nothing() {
 #[test]
 fn a_small_burst_stays_with_its_worker() {
     let mut crew = Crew::new(&[ALONE, HELPER]);
-    (1..HAND_MIN as u64).for_each(|number| crew.to_peer(number));
+    (1..HAND_MIN as u64).for_each(|number| crew.host_sends(number));
     assert_eq!(crew.step(0), HAND_MIN - 1);
     assert_eq!(crew.sealed().len(), HAND_MIN - 1, "sent in the same loop");
-    (1..HAND_MIN as u64).for_each(|number| crew.from_peer(number));
+    (1..HAND_MIN as u64).for_each(|number| crew.peer_sends(number));
     crew.step(0);
     assert_eq!(crew.delivered().len(), HAND_MIN - 1);
     assert_eq!(crew.noted(0, Note::Handed), 0);
     // Behind a burst that is out it takes its turn.
     let first = HAND_MIN as u64;
-    (first..first + BURST as u64).for_each(|number| crew.to_peer(number));
+    (first..first + BURST as u64).for_each(|number| crew.host_sends(number));
     crew.step(0);
-    crew.to_peer(first + BURST as u64);
+    crew.host_sends(first + BURST as u64);
     (0..3).for_each(|_| _ = crew.step(0));
     assert_eq!(crew.sealed(), []);
     crew.run(3);
@@ -253,7 +253,7 @@ fn a_small_burst_stays_with_its_worker() {
 #[test]
 fn what_the_kernel_sends_into_the_tunnel_takes_its_turn_too() {
     let mut crew = Crew::new(&[ALONE, HELPER]);
-    (1..=128).for_each(|number| crew.to_peer(number));
+    (1..=128).for_each(|number| crew.host_sends(number));
     crew.step(0);
     let site = crew.gateway.site.number;
     let inner = numbered(1, 2, 999);
@@ -275,7 +275,7 @@ fn what_the_kernel_sends_into_the_tunnel_takes_its_turn_too() {
 #[test]
 fn an_sa_is_not_wiped_while_packets_that_mean_it_wait() {
     let mut crew = Crew::new(&[ALONE, HELPER]);
-    (1..=BURST as u64).for_each(|number| crew.to_peer(number));
+    (1..=BURST as u64).for_each(|number| crew.host_sends(number));
     crew.step(0);
     assert_eq!(crew.noted(0, Note::Handed), BURST as u64);
     let (tunnel, old) = (crew.tunnel, crew.outbound);
@@ -303,7 +303,7 @@ fn an_sa_is_not_wiped_while_packets_that_mean_it_wait() {
     assert_eq!(crew.gateway.writer.reclaim(Some(&crew.gateway.state)), 0, "and then it is");
     assert_eq!(crew.gateway.writer.outbound_key(old).raw_key(), &[0u8; 0]);
     crew.to_peer = successor;
-    crew.to_peer(1);
+    crew.host_sends(1);
     crew.run(4);
     assert_eq!(crew.sealed(), [(1, 1)]);
 }
@@ -315,7 +315,7 @@ fn a_step_is_not_held_up_for_ever_by_traffic_that_never_ends() {
         (1, crew.gateway.worker.state.worker(0).quiescent.load(std::sync::atomic::Ordering::Relaxed));
     for _ in 0..200 {
         for _ in 0..BURST {
-            crew.to_peer(next);
+            crew.host_sends(next);
             next += 1;
         }
         crew.step(0);

@@ -122,6 +122,8 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::port::memory::MemoryFrame;
 
@@ -137,7 +139,7 @@ mod tests {
     fn software_spreads_where_the_devices_cannot() {
         let plan = |option, workers, offers: &[Offer]| Plan::new(option, workers, offers.to_vec());
         let (few, many, smart) = (offer("lan", 1, false), offer("wan", 16, false), offer("wan", 16, true));
-        let one = plan(SpreadOption::Auto, 1, &[few.clone()]).unwrap();
+        let one = plan(SpreadOption::Auto, 1, from_ref(&few)).unwrap();
         assert_eq!((one.queues(), one.lines().len(), receivers(&one)), (1, 0, vec![true]));
         let short = plan(SpreadOption::Auto, 3, &[few.clone(), many.clone()]).unwrap();
         assert_eq!((short.queues(), receivers(&short)), (1, vec![true, false, false]));
@@ -148,7 +150,7 @@ mod tests {
         let blind = plan(SpreadOption::Auto, 2, &[many.clone(), smart.clone()]).unwrap();
         assert_eq!((blind.queues(), receivers(&blind)), (2, vec![true, true]));
         assert!(blind.lines()[0].contains("no RSS by SPI") && blind.lines().len() == 3);
-        let able = plan(SpreadOption::Auto, 2, &[smart.clone()]).unwrap();
+        let able = plan(SpreadOption::Auto, 2, from_ref(&smart)).unwrap();
         assert_eq!(able.lines(), ["port wan (net_x): queues 0-1 get the SPIs that RSS hashes to them"]);
         assert_eq!(plan(SpreadOption::On, 2, &[smart]).unwrap().queues(), 1);
         assert_eq!(plan(SpreadOption::Off, 2, &[many]).unwrap().queues(), 2);

@@ -119,6 +119,7 @@ pub struct Role {
 }
 
 /// One worker's part in it.
+#[expect(clippy::vec_box, reason = "parcels go from worker to worker as pointers")]
 pub struct Spread<F> {
     role: Role,
     helpers: Vec<Pair<F>>,
