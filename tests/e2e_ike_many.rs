@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use penstock_control::api::client::Client;
-use penstock_control::api::types::{Answer, Request};
+use penstock_control::api::types::{Answer, Request, Select};
 use penstock_control::run;
 use penstock_suite::command::until;
 use penstock_suite::counters::Counters;
@@ -68,10 +68,11 @@ fn client(gateway: &Gateway) -> Client {
 
 /// SPIs that seal, of all tunnels.
 fn sealing(gateway: &Gateway) -> HashSet<u32> {
-    let Ok(Answer::Sas(sas)) = client(gateway).ask(&Request::Sas { tunnel: None }) else {
+    let all = Request::Sas { tunnel: None, select: Select::default() };
+    let Ok(Answer::Sas(sas)) = client(gateway).ask_all(&all) else {
         panic!("no SAs are told");
     };
-    sas.into_iter().filter(|sa| sa.direction == "outbound").map(|sa| sa.spi).collect()
+    sas.rows.into_iter().filter(|sa| sa.direction == "outbound").map(|sa| sa.spi).collect()
 }
 
 fn up(gateway: &Gateway) -> u64 {

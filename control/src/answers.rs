@@ -1,17 +1,21 @@
 //! What clients and metrics are told: the gateway as it stands enters, the types of the local interface leave.
 
+use std::net::Ipv4Addr;
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
+use ipnet::Ipv4Net;
 use penstock_tables::adjacency::Unresolved;
 use penstock_tables::worker::Tally;
-use penstock_tables::{Adjacency, Cipher, Hop, StateView, TablesWriter, Verdict};
+use penstock_tables::{Adjacency, Cipher, Hop, Prefix, StateView, TablesWriter, Verdict};
 
 use crate::api::types::{
-    Answer, Count, DataplaneStatus, Frames, PortStatus, Request, Response, RouteStatus, SaStatus, Status,
-    TunnelState, TunnelStatus, WorkerStatus,
+    Answer, Count, DataplaneStatus, Frames, Page, PortStatus, Request, Response, RouteStatus, SaStatus,
+    Select, Status, TunnelState, TunnelStatus, WorkerStatus,
 };
 use crate::gateway::Gateway;
 use crate::publish::live::{Live, Traffic};
+use crate::publish::routes::Lookup;
 use crate::telemetry::Snapshot;
 
 impl Gateway {
@@ -19,9 +23,11 @@ impl Gateway {
     pub fn answer(&mut self, request: &Request) -> Response {
         match request {
             Request::Status => Response::Ok(Answer::Status(Box::new(self.status()))),
-            Request::Tunnels => Response::Ok(Answer::Tunnels(self.tunnels())),
-            Request::Sas { tunnel } => self.sas(tunnel.as_deref()),
-            Request::Routes => Response::Ok(Answer::Routes(self.routes())),
+            Request::Tunnels { select } => {
+                Response::Ok(Answer::Tunnels(Page::of(self.tunnels(select), select.limit)))
+            }
+            Request::Sas { tunnel, select } => self.sas(tunnel.as_deref(), select),
+            Request::Routes { select } => self.routes(select),
             Request::Drops => Response::Ok(Answer::Drops(self.drops())),
             Request::Ports => Response::Ok(Answer::Ports(self.ports())),
             Request::Workers => Response::Ok(Answer::Workers(self.workers())),
@@ -41,6 +47,7 @@ impl Gateway {
             Request::Why { tunnel } => self.why(tunnel),
             Request::Log { tunnel } => self.log_of(tunnel),
             Request::Ike { tunnel } => self.ike_sas(tunnel.as_deref()),
+            Request::RekeyAll { force } => self.rekey_all(*force),
         }
     }
 
@@ -48,7 +55,7 @@ impl Gateway {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             status: self.status(),
-            tunnels: self.tunnels(),
+            tunnels: self.tunnels(&Select::default()).map(|(_, tunnel)| tunnel).collect(),
             ports: self.ports(),
             workers: self.tallies(),
             events_lost: self.events.lost(),
@@ -64,10 +71,19 @@ impl Gateway {
         }
     }
 
+    fn rekey_all(&mut self, force: bool) -> Response {
+        let Some(state) = &self.state else { return Response::Error(NO_DATA_PLANE.into()) };
+        match self.tunnels.step_all(&mut self.tables, state, force) {
+            Ok(stepped) => Response::Ok(Answer::RekeyedAll(stepped)),
+            Err(error) => Response::Error(error.to_string()),
+        }
+    }
+
     fn status(&self) -> Status {
         let config = self.config();
         let lives = self.state.as_ref().is_some_and(StateView::data_plane_lives);
-        let states = self.tunnels.iter().map(|(_, live)| self.state_of(live));
+        let lookup = self.view.lookup();
+        let states = self.tunnels.iter().map(|(_, live)| self.state_of(live, &lookup));
         let mut total = Tally::default();
         self.tallies().iter().for_each(|tally| total.add(tally));
         let mut problems: Vec<String> = self.failures.iter().cloned().collect();
@@ -95,33 +111,40 @@ impl Gateway {
         }
     }
 
-    fn state_of(&self, live: &Live) -> TunnelState {
+    fn state_of(&self, live: &Live, lookup: &Lookup<'_>) -> TunnelState {
         match &live.outbound {
             None => TunnelState::NoSa,
-            Some(_) => self.path_to(live.peer()),
+            Some(_) => self.path_by(lookup, live.peer()),
         }
     }
 
     /// Whether outer packets reach the first hop on their way to `peer`.
-    pub(crate) fn path_to(&self, peer: std::net::Ipv4Addr) -> TunnelState {
-        match self.view.next_hop(peer) {
+    pub(crate) fn path_to(&self, peer: Ipv4Addr) -> TunnelState {
+        self.path_by(&self.view.lookup(), peer)
+    }
+
+    fn path_by(&self, lookup: &Lookup<'_>, peer: Ipv4Addr) -> TunnelState {
+        match lookup.next_hop(peer) {
             None => TunnelState::NoRoute,
             Some(hop) if !self.view.neighbours.contains_key(&hop) => TunnelState::NoNeighbour,
             Some(_) => TunnelState::Up,
         }
     }
 
-    fn tunnels(&self) -> Vec<TunnelStatus> {
-        let mut negotiated = self.negotiated();
-        let status = move |(name, live): (&String, &Live)| {
+    /// The tunnels that `select` means, by name.
+    fn tunnels(&self, select: &Select) -> impl Iterator<Item = (String, TunnelStatus)> {
+        let after = select.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let chosen = self.tunnels.from(after).filter(move |(name, live)| chosen(name, live, select));
+        let (lookup, mut negotiated) = (self.view.lookup(), self.negotiated());
+        chosen.map(move |(name, live)| {
             let (sent, received) = match &self.state {
                 Some(state) => live.traffic(state),
                 None => (Traffic::default(), Traffic::default()),
             };
             let spec = live.spec();
-            TunnelStatus {
+            let status = TunnelStatus {
                 name: name.clone(),
-                state: self.state_of(live),
+                state: self.state_of(live, &lookup),
                 local: live.plan.local,
                 peer: live.peer(),
                 interface: (!spec.interface.is_empty()).then(|| spec.interface.clone()),
@@ -132,53 +155,92 @@ impl Gateway {
                 sent,
                 received,
                 problem: live.problem.clone(),
-            }
-        };
-        self.tunnels.iter().map(status).collect()
+            };
+            (name.clone(), status)
+        })
     }
 
-    fn sas(&self, only: Option<&str>) -> Response {
+    /// The SAs that are meant, by tunnel. A row is called by its tunnel's name and its place among that tunnel's.
+    fn sas(&self, only: Option<&str>, select: &Select) -> Response {
         if let Some(name) = only.filter(|name| self.tunnels.get(name).is_none()) {
             return Response::Error(format!("there is no tunnel {name}: `penstock show tunnels` lists them"));
         }
         let Some(state) = &self.state else { return Response::Error(NO_DATA_PLANE.into()) };
-        let shown = self.tunnels.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
-        let mut all: Vec<SaStatus> =
-            shown.flat_map(|(name, live)| sas_of(name, live, &self.tables, state)).collect();
+        let (begin, seen) = match select.after.as_deref().map(|after| (after, after.rsplit_once('#'))) {
+            None => (Bound::Unbounded, None),
+            Some((after, None)) => (Bound::Excluded(after), None),
+            Some((_, Some((name, place)))) => {
+                (Bound::Included(name), Some((name, place.parse().unwrap_or(0))))
+            }
+        };
+        let shown = self
+            .tunnels
+            .from(begin)
+            .filter(|(name, live)| only.is_none_or(|only| only == *name) && chosen(name, live, select));
+        let rows = shown.flat_map(|(name, live)| {
+            let skipped = seen.filter(|(last, _)| last == name).map_or(0, |(_, place): (_, usize)| place);
+            let places = sas_of(name, live, &self.tables, state).into_iter().enumerate().skip(skipped);
+            places.map(move |(place, sa)| (format!("{name}#{}", place + 1), sa))
+        });
+        let mut page = Page::of(rows, select.limit);
         let ages = self.ages();
-        for sa in all.iter_mut().filter(|sa| sa.pair != 0) {
+        for sa in page.rows.iter_mut().filter(|sa| sa.pair != 0) {
             let (age, left) = ages.get(&sa.pair).copied().unzip();
             (sa.age_seconds, sa.rekey_in_seconds) = (age, left);
         }
-        Response::Ok(Answer::Sas(all))
+        Response::Ok(Answer::Sas(page))
     }
 
-    fn routes(&self) -> Vec<RouteStatus> {
+    /// The routes that are meant, by address.
+    fn routes(&self, select: &Select) -> Response {
+        if select.peer.is_some() {
+            return Response::Error("routes have no peer: select them by --match or --prefix".into());
+        }
+        let after = match select.after.as_deref().map(str::parse::<Ipv4Net>) {
+            None => Bound::Unbounded,
+            Some(Ok(net)) => Bound::Excluded(Prefix::new(net.network().to_bits(), net.prefix_len())),
+            Some(Err(_)) => return Response::Error("expected a prefix behind --after, as 10.0.0.0/8".into()),
+        };
         let adjacencies: std::collections::HashMap<u32, Result<Adjacency, Unresolved>> =
             self.tables.adjacencies().collect();
+        let wanted =
+            select.prefix.map(|net| net.0).map(|net| Prefix::new(net.network().to_bits(), net.prefix_len()));
+        let overlaps =
+            |prefix: &Prefix| wanted.is_none_or(|wanted| wanted.contains(*prefix) || prefix.contains(wanted));
+        let all = self.tables.routes().range((after, Bound::Unbounded));
+        let rows = all.filter(|(prefix, _)| overlaps(prefix)).filter_map(|(prefix, hop)| {
+            let prefix = format!("{}/{}", Ipv4Addr::from_bits(prefix.address), prefix.len);
+            let target = self.words(*hop, &adjacencies);
+            let meant = select.matching.as_deref().is_none_or(|text| target.contains(text));
+            meant.then(|| (prefix.clone(), RouteStatus { prefix, target }))
+        });
+        Response::Ok(Answer::Routes(Page::of(rows, select.limit)))
+    }
+
+    /// A hop as people say it.
+    fn words(
+        &self,
+        hop: Hop,
+        adjacencies: &std::collections::HashMap<u32, Result<Adjacency, Unresolved>>,
+    ) -> String {
         let port = |index: usize| {
             self.config().ports.keys().nth(index).cloned().unwrap_or_else(|| index.to_string())
         };
-        let words = |hop: &Hop| match hop {
+        match hop {
             Hop::None => "none".into(),
             Hop::Local => "this gateway".into(),
             Hop::Discard => "discard".into(),
-            Hop::Glean(index) => format!("port {} (on link)", port(*index as usize)),
-            Hop::Tunnel(slot) => format!("tunnel {}", self.tunnels.name_of(*slot).unwrap_or("?")),
-            Hop::Adjacency(index) => match adjacencies.get(index) {
+            Hop::Glean(index) => format!("port {} (on link)", port(index as usize)),
+            Hop::Tunnel(slot) => format!("tunnel {}", self.tunnels.name_of(slot).unwrap_or("?")),
+            Hop::Adjacency(index) => match adjacencies.get(&index) {
                 Some(Ok(next)) => format!("port {} {}", port(usize::from(next.port)), mac(next.mac)),
                 Some(Err(next)) => {
-                    let address = std::net::Ipv4Addr::from_bits(next.address);
+                    let address = Ipv4Addr::from_bits(next.address);
                     format!("port {} via {address} (unresolved)", port(usize::from(next.port)))
                 }
                 None => "gone".into(),
             },
-        };
-        let route = |(prefix, hop): (&penstock_tables::Prefix, &Hop)| RouteStatus {
-            prefix: format!("{}/{}", std::net::Ipv4Addr::from_bits(prefix.address), prefix.len),
-            target: words(hop),
-        };
-        self.tables.routes().iter().map(route).collect()
+        }
     }
 
     fn tallies(&self) -> Vec<Tally> {
@@ -245,9 +307,26 @@ impl Gateway {
             busy_cycles: tally.busy_cycles,
             total_cycles: tally.total_cycles,
             longest_gap_micros: micros(tally.worst_gap),
+            recent_gap_micros: micros(tally.recent_gap),
+            polls: tally.polls,
+            busy_polls: tally.busy_polls,
         };
         self.tallies().into_iter().enumerate().map(status).collect()
     }
+}
+
+/// Whether `select` means this tunnel.
+fn chosen(name: &str, live: &Live, select: &Select) -> bool {
+    let Select { matching, peer, prefix, .. } = select;
+    let spec = live.spec();
+    let overlaps = |net: &Ipv4Net| {
+        let (address, mask) = (net.network().to_bits(), net.netmask().to_bits());
+        let mut all = spec.local.iter().chain(&spec.remote);
+        all.any(|own| own.address & mask & own.mask == address & mask & own.mask)
+    };
+    matching.as_deref().is_none_or(|text| name.contains(text))
+        && peer.is_none_or(|peer| live.peer() == peer)
+        && prefix.as_ref().is_none_or(|prefix| overlaps(&prefix.0))
 }
 
 pub(crate) const NO_DATA_PLANE: &str = "the data plane does not run: start it, or see its messages";

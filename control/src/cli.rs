@@ -1,8 +1,12 @@
 //! The command line: arguments enter, a command leaves. Completions and the manual page come from the same types.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+
+use crate::api::types::Select;
+use crate::config::scalar::Prefix;
 
 /// Site-to-site IPsec gateway.
 ///
@@ -58,7 +62,11 @@ pub enum Command {
     /// Replace the keys of a tunnel: negotiate new ones, or step its lab keys to their next generation.
     Rekey {
         /// Name of the tunnel.
-        tunnel: String,
+        #[arg(required_unless_present = "all")]
+        tunnel: Option<String>,
+        /// Every tunnel with a lab secret.
+        #[arg(long, conflicts_with_all = ["tunnel", "generation", "ike"])]
+        all: bool,
         /// The keys of the IKE SA instead of the tunnel's own.
         #[arg(long, conflicts_with_all = ["generation", "force"])]
         ike: bool,
@@ -108,16 +116,27 @@ pub enum Show {
     Sa {
         /// Only those of this tunnel.
         tunnel: Option<String>,
+        /// Which.
+        #[command(flatten)]
+        which: Which,
     },
     /// Tunnels.
-    Tunnels,
+    Tunnels {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+    },
     /// IKE SAs.
     Ike {
         /// Only that of this tunnel.
         tunnel: Option<String>,
     },
     /// Routes of the data plane.
-    Routes,
+    Routes {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+    },
     /// Why frames were dropped.
     Drops {
         /// Reasons that never occurred too.
@@ -126,8 +145,39 @@ pub enum Show {
     },
     /// Ports.
     Ports,
-    /// Workers.
-    Workers,
+    /// Workers: since they started, or during an interval.
+    Workers {
+        /// Seconds of the interval.
+        #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
+        interval: Option<f64>,
+    },
+}
+
+/// Which rows of a long list.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Which {
+    /// Only where the tunnel's name (of a route: its target) holds this text.
+    #[arg(long = "match", value_name = "TEXT")]
+    pub matching: Option<String>,
+    /// Only of tunnels to this peer.
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Option<Ipv4Addr>,
+    /// Only where a prefix overlaps this one.
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<Prefix>,
+    /// At most so many rows; how to go on is said where there are more.
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Only behind this row.
+    #[arg(long, value_name = "ROW")]
+    pub after: Option<String>,
+}
+
+impl From<&Which> for Select {
+    fn from(which: &Which) -> Select {
+        let Which { matching, peer, prefix, limit, after } = which.clone();
+        Select { matching, peer, prefix, after, limit: limit.map(|limit| limit as usize) }
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -222,7 +222,9 @@ impl Gateway {
                 addresses: port.addresses.iter().map(|own| own.0).collect(),
             });
         }
-        for (name, tunnel) in &config.tunnels {
+        // Most of many tunnels have none, and this is asked often.
+        let with_interface = config.tunnels.iter().filter(|(_, tunnel)| tunnel.interface.is_some());
+        for (name, tunnel) in with_interface {
             let (Some(interface), Some(plan)) = (&tunnel.interface, self.plans.get(name)) else { continue };
             let spec = self.tunnels.get(name).map_or(&plan.spec, Live::spec);
             twins.push(TwinSpec {

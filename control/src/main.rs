@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use penstock_control::api::client::{Client, ClientError};
-use penstock_control::api::types::{Answer, Request};
+use penstock_control::api::types::{Answer, Request, WorkerStatus};
 use penstock_control::cli::{Cli, Command, Show};
 use penstock_control::config::{Config, ConfigError, Machine};
 use penstock_control::{run, show, top};
@@ -40,19 +40,23 @@ fn dispatch(cli: &Cli) -> Done {
         Command::Apply => ask(cli, &Request::Apply, false),
         Command::Status => ask(cli, &Request::Status, false),
         Command::Show { what } => match what {
-            Show::Sa { tunnel } => ask(cli, &Request::Sas { tunnel: tunnel.clone() }, false),
+            Show::Sa { tunnel, which } => {
+                ask(cli, &Request::Sas { tunnel: tunnel.clone(), select: which.into() }, false)
+            }
+            Show::Tunnels { which } => ask(cli, &Request::Tunnels { select: which.into() }, false),
+            Show::Routes { which } => ask(cli, &Request::Routes { select: which.into() }, false),
             Show::Ike { tunnel } => ask(cli, &Request::Ike { tunnel: tunnel.clone() }, false),
-            Show::Tunnels => ask(cli, &Request::Tunnels, false),
-            Show::Routes => ask(cli, &Request::Routes, false),
             Show::Drops { all } => ask(cli, &Request::Drops, *all),
             Show::Ports => ask(cli, &Request::Ports, false),
-            Show::Workers => ask(cli, &Request::Workers, false),
+            Show::Workers { interval: None } => ask(cli, &Request::Workers, false),
+            Show::Workers { interval: Some(seconds) } => workers(cli, *seconds),
         },
         Command::Top { interval, readings } => {
             top::run(&mut connect(cli)?, *interval, *readings, cli.json)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Rekey { tunnel, generation, force, ike } => {
+        Command::Rekey { tunnel: None, force, .. } => ask(cli, &Request::RekeyAll { force: *force }, false),
+        Command::Rekey { tunnel: Some(tunnel), generation, force, ike, .. } => {
             let (tunnel, generation) = (tunnel.clone(), *generation);
             ask(cli, &Request::Rekey { tunnel, generation, force: *force, ike: *ike }, false)
         }
@@ -106,25 +110,62 @@ fn name_in(file: &Path) -> String {
 }
 
 fn ask(cli: &Cli, request: &Request, all: bool) -> Done {
-    let answer = connect(cli)?.ask(request)?;
+    tell(cli, &connect(cli)?.ask_all(request)?, all)
+}
+
+/// What the workers did in so many seconds.
+fn workers(cli: &Cli, seconds: f64) -> Done {
+    let mut client = connect(cli)?;
+    let mut reading = || match client.ask(&Request::Workers)? {
+        Answer::Workers(workers) => Ok(workers),
+        _ => Err(ClientError::from(io::Error::other("it answered something else"))),
+    };
+    let before = reading()?;
+    std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
+    let since = |now: WorkerStatus| before.get(now.worker).map_or(now.clone(), |then| now.since(then));
+    tell(cli, &Answer::Workers(reading()?.into_iter().map(since).collect()), false)
+}
+
+fn tell(cli: &Cli, answer: &Answer, all: bool) -> Done {
     let mut out = io::stdout().lock();
     if cli.json {
-        serde_json::to_writer_pretty(&mut out, &bare(&answer)?)?;
+        serde_json::to_writer_pretty(&mut out, &bare(answer)?)?;
         writeln!(out)?;
     } else {
-        out.write_all(show::text(&answer, all).as_bytes())?;
+        out.write_all(show::text(answer, all).as_bytes())?;
+    }
+    if let Some((next, rows)) = answer.next() {
+        out.flush()?;
+        eprintln!("{rows} rows; more with --after '{next}'");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The answer without its name: who asked knows what for.
+/// The answer without its name: who asked knows what for. A list is its rows.
 fn bare(answer: &Answer) -> Result<serde_json::Value, serde_json::Error> {
-    Ok(match serde_json::to_value(answer)? {
+    let value = match answer {
+        Answer::Tunnels(page) => return serde_json::to_value(&page.rows),
+        Answer::Sas(page) => return serde_json::to_value(&page.rows),
+        Answer::Routes(page) => return serde_json::to_value(&page.rows),
+        Answer::Workers(workers) => return workers.iter().map(worker).collect(),
+        _ => serde_json::to_value(answer)?,
+    };
+    Ok(match value {
         serde_json::Value::Object(map) => {
             map.into_iter().next().map_or_else(|| json!({}), |(_, value)| value)
         }
         value => value,
     })
+}
+
+/// A worker with what follows from its counters.
+fn worker(worker: &WorkerStatus) -> Result<serde_json::Value, serde_json::Error> {
+    let mut value = serde_json::to_value(worker)?;
+    value["busy_share"] = json!(worker.busy_share());
+    value["frames_per_burst"] = json!(worker.frames_per_burst());
+    value["cycles_per_frame"] = json!(worker.cycles_per_frame());
+    value["headroom"] = json!(worker.headroom());
+    Ok(value)
 }
 
 fn check(file: &Path, json: bool) -> Done {

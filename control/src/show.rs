@@ -6,18 +6,20 @@ use crate::api::types::{
     Answer, Applied, CertificateEnd, Count, Frames, IkeSaStatus, IkeSummary, LogEntry, PortStatus,
     RouteStatus, SaStatus, Status, TunnelState, TunnelStatus, WorkerStatus,
 };
+use crate::publish::rekey::Stepped;
 
 /// The text for an answer. `all` shows counters that are zero too.
 pub fn text(answer: &Answer, all: bool) -> String {
     match answer {
         Answer::Status(status) => status_text(status),
-        Answer::Tunnels(tunnels) => tunnels_text(tunnels),
-        Answer::Sas(sas) => sas_text(sas),
-        Answer::Routes(routes) => routes_text(routes),
+        Answer::Tunnels(tunnels) => tunnels_text(&tunnels.rows),
+        Answer::Sas(sas) => sas_text(&sas.rows),
+        Answer::Routes(routes) => routes_text(&routes.rows),
         Answer::Drops(drops) => drops_text(drops, all),
         Answer::Ports(ports) => ports_text(ports),
         Answer::Workers(workers) => workers_text(workers),
         Answer::Applied(applied) => applied_text(applied),
+        Answer::RekeyedAll(stepped) => stepped_text(stepped),
         Answer::Rekeyed { tunnel, generation } => {
             format!("tunnel {tunnel} seals with generation {generation}\n")
         }
@@ -326,20 +328,61 @@ pub fn busy(busy_cycles: u64, total_cycles: u64) -> f64 {
     if total_cycles == 0 { 0.0 } else { busy_cycles as f64 / total_cycles as f64 * 100.0 }
 }
 
+/// A figure that may not be known yet.
+fn shown(figure: Option<f64>, places: usize, unit: &str) -> String {
+    figure.map_or_else(|| "-".into(), |figure| format!("{figure:.places$}{unit}"))
+}
+
+fn stepped_text(stepped: &Stepped) -> String {
+    let Stepped { stepped, behind, fixed, negotiated, problems } = stepped;
+    let mut out = format!("{stepped} tunnels seal with their next generation\n");
+    if *behind > 0 {
+        let _ = writeln!(
+            out,
+            "{behind} were left: their peer may not have followed the last step (--force steps them)"
+        );
+    }
+    if *fixed > 0 {
+        let _ = writeln!(out, "{fixed} have fixed keys");
+    }
+    if *negotiated > 0 {
+        let _ = writeln!(out, "{negotiated} have no lab keys: IKEv2 negotiates theirs");
+    }
+    problems.iter().for_each(|problem| out.push_str(&format!("problem: {problem}\n")));
+    out
+}
+
 fn workers_text(workers: &[WorkerStatus]) -> String {
     let line = |worker: &WorkerStatus| {
         vec![
             worker.worker.to_string(),
             worker.core.map_or_else(|| "-".into(), |core| core.to_string()),
             format!("{:.1} %", busy(worker.busy_cycles, worker.total_cycles)),
+            shown(worker.headroom(), 1, "x"),
+            shown(worker.frames_per_burst(), 1, ""),
+            shown(worker.cycles_per_frame(), 0, ""),
             format!("{} us", worker.longest_gap_micros),
+            format!("{} us", worker.recent_gap_micros),
             worker.frames.received.to_string(),
             worker.frames.sent.to_string(),
             worker.frames.punted.to_string(),
             worker.frames.dropped.to_string(),
         ]
     };
-    let head = ["WORKER", "CORE", "BUSY", "LONGEST GAP", "RECEIVED", "SENT", "TO KERNEL", "DROPPED"];
+    let head = [
+        "WORKER",
+        "CORE",
+        "BUSY",
+        "HEADROOM",
+        "BURST",
+        "CYCLES",
+        "LONGEST GAP",
+        "RECENT GAP",
+        "RECEIVED",
+        "SENT",
+        "TO KERNEL",
+        "DROPPED",
+    ];
     table(&head, workers.iter().map(line).collect())
 }
 

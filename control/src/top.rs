@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{Answer, PortStatus, Request, TunnelStatus, WorkerStatus};
+use crate::api::types::{Answer, PortStatus, Request, Select, TunnelStatus, WorkerStatus};
 use crate::publish::live::Traffic;
 use crate::show::{busy, table};
 
@@ -24,10 +24,10 @@ struct Reading {
 impl Reading {
     fn take(client: &mut Client) -> Result<Reading, ClientError> {
         let (mut ports, mut tunnels, mut workers) = (Vec::new(), Vec::new(), Vec::new());
-        for request in [Request::Ports, Request::Tunnels, Request::Workers] {
-            match client.ask(&request)? {
+        for request in [Request::Ports, Request::Tunnels { select: Select::default() }, Request::Workers] {
+            match client.ask_all(&request)? {
                 Answer::Ports(answer) => ports = answer,
-                Answer::Tunnels(answer) => tunnels = answer,
+                Answer::Tunnels(answer) => tunnels = answer.rows,
                 Answer::Workers(answer) => workers = answer,
                 _ => return Err(io::Error::other("it answered something else").into()),
             }

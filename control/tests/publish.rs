@@ -7,11 +7,13 @@ use std::path::Path;
 
 use penstock_control::config::{Config, Machine};
 use penstock_control::publish::journal::Journal;
-use penstock_control::publish::plan::{Plan, plans};
+use penstock_control::publish::plan::{Keys, Plan, plans};
 use penstock_control::publish::rekey::StepError;
 use penstock_control::publish::routes::{KernelView, Routes, Target};
 use penstock_control::publish::tunnels::{Changes, Tunnels};
-use penstock_tables::{Capacity, Hop, StateOwner, StateView, TablesView, TablesWriter};
+use penstock_tables::{
+    Capacity, Cipher, Hop, InboundSpec, KeyBlock, StateOwner, StateView, TablesView, TablesWriter,
+};
 use tempfile::TempDir;
 
 const CAPACITY: Capacity = Capacity { tunnels: 8, replay_window: 1024, neighbours: 32, fib_groups: 64 };
@@ -250,7 +252,7 @@ fn a_grant_is_extended_before_it_runs_out_and_never_without_the_journal() {
     assert_eq!(granted(&a), first + (1 << 30));
     let kept = Journal::open(&a.directory.path().join("kept")).expect("journal");
     let chain = match &a.plans["t"].keys {
-        penstock_control::publish::plan::Keys::Derived { chain, .. } => chain.id(),
+        Keys::Derived { chain, .. } => chain.id(),
         other => panic!("{other:?}"),
     };
     assert_eq!(kept.get(chain).expect("recorded").granted, first + (1 << 30));
@@ -354,4 +356,70 @@ fn routes_over_a_tunnels_interface_lead_into_it() {
         Hop::Discard,
         "an interface that is gone leads nowhere, not out in the clear"
     );
+}
+
+/// Another tunnel's SA has this SPI. Returns its slot.
+fn occupy(gateway: &mut Gateway, spi: u32) -> u32 {
+    let key = KeyBlock::expand(Cipher::Aes128Gcm16, &[1; 16], [0; 4]).expect("a key");
+    let spec = InboundSpec { tunnel: 7, key, esn: true, window: 64 };
+    let slot = gateway.tables.reserve_spi(spi).expect("free");
+    gateway.tables.install_inbound_at(slot, spi, spec, &gateway.state);
+    slot
+}
+
+fn inbound_spi(gateway: &Gateway, generation: u32) -> u32 {
+    match &gateway.plans["t"].keys {
+        Keys::Derived { chain, .. } => chain.inbound(generation).spi,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_tunnel_whose_spi_is_taken_steps_on_and_its_peer_follows() {
+    let (mut a, mut b) = (Gateway::new(1), Gateway::new(2));
+    let taken = inbound_spi(&a, 1);
+    let plans = std::mem::take(&mut a.plans);
+    a.settle();
+    occupy(&mut a, taken);
+    a.plans = plans;
+    a.settle();
+    assert_eq!(a.generation(), 2);
+    assert_eq!(a.tunnels.get("t").expect("there").inbound.keys().copied().collect::<Vec<_>>(), [2, 3]);
+    assert!(a.sends_to(&b), "the peer opens the next generation");
+    b.watch();
+    assert_eq!(b.generation(), 2);
+    assert!(b.sends_to(&a));
+}
+
+#[test]
+fn an_spi_that_is_free_again_is_taken() {
+    let mut a = Gateway::new(1);
+    let taken = inbound_spi(&a, 3);
+    let slot = occupy(&mut a, taken);
+    assert_eq!(a.step(None, false).expect("the generation to come matters later"), 2);
+    let opens = |a: &Gateway| a.tunnels.get("t").expect("there").inbound.keys().copied().collect::<Vec<_>>();
+    a.watch();
+    assert_eq!((a.generation(), opens(&a)), (2, vec![1, 2]));
+    a.tables.retire_inbound(slot);
+    a.reclaim();
+    a.watch();
+    assert_eq!((a.generation(), opens(&a)), (2, vec![1, 2, 3]));
+}
+
+#[test]
+fn all_tunnels_step_at_once_but_those_whose_peer_is_behind() {
+    let (mut a, mut b) = (Gateway::new(1), Gateway::new(2));
+    let step = |a: &mut Gateway| {
+        let stepped = a.tunnels.step_all(&mut a.tables, &a.state, false).expect("journal");
+        a.reclaim();
+        assert_eq!(stepped.problems, Vec::<String>::new());
+        (stepped.stepped, stepped.behind)
+    };
+    assert_eq!((step(&mut a), a.generation()), ((1, 0), 2));
+    assert_eq!((step(&mut a), a.generation()), ((0, 1), 2));
+    assert!(a.sends_to(&b) && b.sends_to(&a));
+    b.watch();
+    assert!(b.sends_to(&a));
+    a.watch();
+    assert_eq!((step(&mut a), a.generation()), ((1, 0), 3));
 }

@@ -180,12 +180,17 @@ impl Gateway {
 
     /// The same with this engine.
     pub fn with_engine(site: Site, engine: &'static dyn Engine) -> Gateway {
-        Gateway::build(site, engine, 1, POOL)
+        Gateway::with_capacity(site, engine, CAPACITY)
+    }
+
+    /// The same with room for so much.
+    pub fn with_capacity(site: Site, engine: &'static dyn Engine, capacity: Capacity) -> Gateway {
+        Gateway::build(site, engine, capacity, 1, POOL)
     }
 
     /// A gateway whose workers have these roles, and `frames` in its pool: worker 0 is its own, the others are returned.
     pub fn with_crew(site: Site, roles: &[Role], frames: usize) -> (Gateway, Vec<Worker<MemoryPort>>) {
-        let mut gateway = Gateway::build(site, crypto::select(None).unwrap(), roles.len(), frames);
+        let mut gateway = Gateway::build(site, crypto::select(None).unwrap(), CAPACITY, roles.len(), frames);
         let mut parts = Spread::among(roles).into_iter().enumerate();
         gateway.worker.spread = parts.next().expect("a worker").1;
         let others =
@@ -219,10 +224,16 @@ impl Gateway {
         self.pool.in_use()
     }
 
-    fn build(site: Site, engine: &'static dyn Engine, workers: usize, frames: usize) -> Gateway {
+    fn build(
+        site: Site,
+        engine: &'static dyn Engine,
+        capacity: Capacity,
+        workers: usize,
+        frames: usize,
+    ) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
-        let writer = TablesWriter::open(directory.path(), CAPACITY).unwrap();
-        let owner = StateOwner::open(directory.path(), CAPACITY, workers).unwrap();
+        let writer = TablesWriter::open(directory.path(), capacity).unwrap();
+        let owner = StateOwner::open(directory.path(), capacity, workers).unwrap();
         let state = StateView::open(directory.path()).unwrap();
         let pool = MemoryPool::new(frames);
         let port = |station| WorkerPort {
@@ -233,7 +244,7 @@ impl Gateway {
         let worker = Worker {
             index: 0,
             ports: vec![port(0), port(1)],
-            twins: Twins::new(site.punt_ring, CAPACITY.tunnels),
+            twins: Twins::new(site.punt_ring, capacity.tunnels),
             tables: Arc::new(TablesView::open(directory.path()).unwrap()),
             state: Arc::new(owner),
             engine,
@@ -343,7 +354,8 @@ impl Gateway {
     pub fn lose_state(&mut self) {
         let path = self.directory.path();
         std::fs::remove_file(path.join("state")).unwrap();
-        self.worker.state = Arc::new(StateOwner::open(path, CAPACITY, 1).unwrap());
+        let capacity = self.writer.capacity();
+        self.worker.state = Arc::new(StateOwner::open(path, capacity, 1).unwrap());
         self.state = StateView::open(path).unwrap();
         (self.worker.tally, self.events) = (Tally::default(), EventReader::default());
     }

@@ -56,6 +56,21 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream) })
     }
 
+    /// Asks, and asks on until a long list is whole or as long as the request wants it.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask_all(&mut self, request: &Request) -> Result<Answer, ClientError> {
+        let mut answer = self.ask(request)?;
+        let mut next = request.following(&answer);
+        while let Some(request) = next {
+            let part = self.ask(&request)?;
+            next = request.following(&part);
+            answer.append(part);
+        }
+        Ok(answer)
+    }
+
     /// Asks once.
     ///
     /// # Errors

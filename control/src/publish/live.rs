@@ -196,6 +196,18 @@ impl Live {
         }
     }
 
+    /// Whether the file itself says its keys.
+    pub(super) fn has_lab_keys(&self) -> bool {
+        !matches!(self.plan.keys, Keys::Ike)
+    }
+
+    /// Whether it cannot open the generation in use although it has found room: another tunnel has the SPI.
+    pub(super) fn is_shut_out(&self) -> bool {
+        matches!(self.plan.keys, Keys::Derived { .. })
+            && self.problem.is_none()
+            && !self.inbound.contains_key(&self.generation)
+    }
+
     pub(super) fn inbound_material(&self, generation: u32) -> Option<Material> {
         match &self.plan.keys {
             Keys::Derived { chain, .. } => Some(chain.inbound(generation)),
@@ -217,19 +229,19 @@ impl Live {
     /// Whether keys or form are others than `plan`'s, so that its SAs cannot stay. What is negotiated stays until IKEv2
     /// replaces it.
     pub(super) fn other_sas(&self, plan: &Plan) -> bool {
-        if let (Keys::Ike, Keys::Ike) = (&self.plan.keys, &plan.keys) {
-            return false;
-        }
-        let materials = |keys: &Keys| match keys {
-            Keys::Derived { chain, .. } => vec![chain.outbound(1), chain.inbound(1)],
-            Keys::Fixed { outbound, inbound } => vec![outbound.clone(), inbound.clone()],
-            Keys::Ike => Vec::new(),
-        };
-        let same = |(one, other): (&Material, &Material)| {
+        let same = |one: &Material, other: &Material| {
             one.spi == other.spi && one.salt == other.salt && one.key == other.key
         };
-        let (old, new) = (materials(&self.plan.keys), materials(&plan.keys));
-        self.plan.form != plan.form || old.len() != new.len() || !old.iter().zip(&new).all(same)
+        let same_keys = match (&self.plan.keys, &plan.keys) {
+            (Keys::Derived { chain: one, .. }, Keys::Derived { chain: other, .. }) => one == other,
+            (
+                Keys::Fixed { outbound, inbound },
+                Keys::Fixed { outbound: new_outbound, inbound: new_inbound },
+            ) => same(outbound, new_outbound) && same(inbound, new_inbound),
+            (Keys::Ike, Keys::Ike) => true,
+            _ => false,
+        };
+        self.plan.form != plan.form || !same_keys
     }
 }
 
@@ -241,10 +253,10 @@ pub(super) enum Missing {
 }
 
 /// What is missing, inbound first: what the peer sends is opened before it can learn that this gateway is there.
-pub(super) fn missing(live: &Live) -> Vec<Missing> {
+pub(super) fn missing(live: &Live) -> impl Iterator<Item = Missing> {
     let inbound = live.open_generations().filter(|one| !live.inbound.contains_key(one)).map(Missing::Inbound);
-    let outbound = live.outbound.is_none() && live.chain().is_some();
-    inbound.chain(outbound.then_some(Missing::Outbound)).collect()
+    let seals = live.outbound.as_ref().is_some_and(|sa| sa.generation == live.generation);
+    inbound.chain((live.has_lab_keys() && !seals).then_some(Missing::Outbound))
 }
 
 pub(super) fn add_inbound(
@@ -264,7 +276,7 @@ pub(super) fn add_inbound(
     Ok(())
 }
 
-/// Installs the SA of the present generation and switches to it. Numbers up to `used` are gone.
+/// Installs the SA of the present generation, switches to it and takes the old one out. Numbers up to `used` are gone.
 pub(super) fn add_outbound(
     live: &mut Live,
     tables: &mut TablesWriter,
@@ -291,7 +303,7 @@ pub(super) fn add_outbound(
     let before = Traffic::of(state.outbound(slot).totals());
     let offset = state.outbound(slot).offset_after(used);
     tables.switch_outbound(live.slot, Some(slot));
-    live.outbound = Some(Outbound {
+    let fresh = Outbound {
         slot,
         spi,
         pair: 0,
@@ -301,34 +313,19 @@ pub(super) fn add_outbound(
         offset,
         first: used,
         before,
-    });
-    Ok(())
-}
-
-/// Makes the SAs those of the generation that `live` says.
-pub(super) fn switch_generation(
-    live: &mut Live,
-    tables: &mut TablesWriter,
-    state: &StateView,
-    granted: u64,
-) -> Result<(), TableFull> {
-    let wanted = live.open_generations();
-    let over: Vec<u32> = live.inbound.keys().copied().filter(|one| !wanted.contains(one)).collect();
-    over.iter().for_each(|one| retire_inbound(live, tables, state, *one));
-    for one in wanted.filter(|one| !live.inbound.contains_key(one)).collect::<Vec<_>>() {
-        let Some(material) = live.inbound_material(one) else { continue };
-        let Ok(key) = live.plan.form.expand(&material) else { continue };
-        add_inbound(live, tables, state, one, material.spi, key)?;
-    }
-    let Some(material) = live.outbound_material() else { return Ok(()) };
-    let Ok(key) = live.plan.form.expand(&material) else { return Ok(()) };
-    let old = live.outbound.clone();
-    add_outbound(live, tables, state, material.spi, key, 0, granted)?;
-    if let Some(old) = old {
+    };
+    if let Some(old) = live.outbound.replace(fresh) {
         live.sent.add(old.traffic(state));
         tables.retire_outbound(old.slot);
     }
     Ok(())
+}
+
+/// Takes out what opens other generations than `live` should open.
+pub(super) fn trim(live: &mut Live, tables: &mut TablesWriter, state: &StateView) {
+    let wanted = live.open_generations();
+    let over: Vec<u32> = live.inbound.keys().copied().filter(|one| !wanted.contains(one)).collect();
+    over.iter().for_each(|one| retire_inbound(live, tables, state, *one));
 }
 
 pub(super) fn retire_inbound(live: &mut Live, tables: &mut TablesWriter, state: &StateView, generation: u32) {

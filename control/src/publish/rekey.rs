@@ -8,13 +8,12 @@
 
 use std::time::{Duration, Instant};
 
-use penstock_tables::TableFull;
 use penstock_tables::{StateView, TablesWriter};
 
 use super::journal::{JournalError, Record};
-use super::live::{Live, switch_generation};
+use super::live::{Live, missing, trim};
 use super::plan::Keys;
-use super::tunnels::Tunnels;
+use super::tunnels::{Tunnels, complete};
 
 /// A gateway that has sent on its generation for so long is taken to be followed.
 const FOLLOWED: Duration = Duration::from_millis(500);
@@ -65,7 +64,7 @@ pub enum StepError {
         /// The tunnel.
         name: String,
         /// What is full.
-        error: TableFull,
+        error: String,
     },
 }
 
@@ -96,40 +95,85 @@ impl Tunnels {
         if target == own {
             return Ok(own);
         }
-        let sent = live.outbound.as_ref().is_some_and(|sa| sa.sequence(state) > sa.first);
-        let followed = live.peer_generation >= own || (sent && live.stepped.elapsed() >= FOLLOWED);
-        if to.is_none() && !followed && !force {
+        if to.is_none() && !live.is_followed(state) && !force {
             return Err(StepError::Behind { name: name.into(), seen: live.peer_generation, own });
         }
-        self.set_generation(tables, state, name, target)?;
-        Ok(target)
+        let failed = self.set_generations(tables, state, vec![(name.into(), target)])?;
+        failed.into_iter().next().map_or(Ok(()), Err)?;
+        Ok(self.live.get(name).map_or(target, |live| live.generation))
     }
 
-    fn set_generation(
+    /// Steps every tunnel with derived keys to its next generation, with one write to disk; `force` also those whose peer may
+    /// not have followed the last step.
+    ///
+    /// # Errors
+    /// [`JournalError`]; the SAs in use stay in use then.
+    pub fn step_all(
         &mut self,
         tables: &mut TablesWriter,
         state: &StateView,
-        name: &str,
-        generation: u32,
-    ) -> Result<(), StepError> {
-        let Some(live) = self.live.get_mut(name) else { return Err(StepError::Unknown(name.into())) };
-        let Some(chain) = live.chain() else { return Err(StepError::Negotiated(name.into())) };
-        let before = Record {
-            generation: std::mem::replace(&mut live.generation, generation),
-            granted: live.outbound.as_ref().map_or(0, |outbound| outbound.granted),
-        };
-        let granted = live.grant_after(0);
-        self.journal
-            .put(&[(chain, Record { generation, granted })])
-            .inspect_err(|_| live.generation = before.generation)?;
-        let switched = switch_generation(live, tables, state, granted);
-        if let Err(error) = switched {
-            live.generation = before.generation;
-            self.journal.put(&[(chain, before)])?;
-            return Err(StepError::Table { name: name.into(), error });
+        force: bool,
+    ) -> Result<Stepped, JournalError> {
+        let mut stepped = Stepped::default();
+        let mut steps = Vec::new();
+        for (name, live) in &self.live {
+            match live.plan.keys {
+                Keys::Derived { .. } if force || live.is_followed(state) => {
+                    steps.push((name.clone(), live.generation.saturating_add(1)));
+                }
+                Keys::Derived { .. } => stepped.behind += 1,
+                Keys::Fixed { .. } => stepped.fixed += 1,
+                Keys::Ike => stepped.negotiated += 1,
+            }
         }
-        live.stepped = Instant::now();
-        Ok(())
+        stepped.stepped = steps.len();
+        let failed = self.set_generations(tables, state, steps)?;
+        stepped.stepped -= failed.len();
+        stepped.problems = failed.iter().map(ToString::to_string).collect();
+        Ok(stepped)
+    }
+
+    /// Makes each tunnel's generation the one beside its name. Returns those that could not be: they stay as they were.
+    fn set_generations(
+        &mut self,
+        tables: &mut TablesWriter,
+        state: &StateView,
+        steps: Vec<(String, u32)>,
+    ) -> Result<Vec<StepError>, JournalError> {
+        let mut stepping = Vec::new();
+        for (name, generation) in steps {
+            let Some((name, mut live)) = self.live.remove_entry(&name) else { continue };
+            let granted = live.outbound.as_ref().map_or(0, |outbound| outbound.granted);
+            let before = Record { generation: std::mem::replace(&mut live.generation, generation), granted };
+            stepping.push((name, live, before));
+        }
+        let mut lives: Vec<&mut Live> = stepping.iter_mut().map(|(_, live, _)| live).collect();
+        let mut result = complete(&mut lives, &mut self.journal, tables, state);
+        let (mut failed, mut back) = (Vec::new(), Vec::new());
+        for (name, mut live, before) in stepping {
+            let seals = live.outbound.as_ref().is_some_and(|sa| sa.generation == live.generation);
+            match (live.problem.take(), seals && result.is_ok()) {
+                (None, true) => live.stepped = Instant::now(),
+                (problem, _) => {
+                    // What seals now goes on sealing. A step that had begun is not taken back: its numbers are in use.
+                    live.generation = live.outbound.as_ref().map_or(before.generation, |sa| sa.generation);
+                    if live.generation == before.generation {
+                        back.extend(live.chain().map(|chain| (chain, before)));
+                    }
+                    trim(&mut live, tables, state);
+                    let error = problem.unwrap_or_else(|| "its keys could not be stepped".into());
+                    // Filling up tries again, not so often.
+                    let lacks = missing(&live).next().is_some();
+                    live.problem = lacks.then(|| error.clone());
+                    failed.push(StepError::Table { name: name.clone(), error });
+                }
+            }
+            self.live.insert(name, live);
+        }
+        if result.is_ok() {
+            result = self.journal.put(&back);
+        }
+        result.map(|()| failed)
     }
 
     /// Follows peers that have stepped, extends grants that run out, steps what nears its last number. Looks at a part of
@@ -142,25 +186,28 @@ impl Tunnels {
         let due: Vec<(String, Due)> =
             part.iter().filter_map(|name| Some(((*name).clone(), due(&self.live[*name], state)?))).collect();
         self.cursor = part.last().filter(|_| full).map(|name| (*name).clone()).unwrap_or_default();
-        let mut grants = Vec::new();
+        let (mut grants, mut steps) = (Vec::new(), Vec::new());
         for (name, due) in due {
-            let result = match due {
+            let Some(live) = self.live.get_mut(&name) else { continue };
+            match due {
                 Due::PeerAt(seen) => {
-                    let Some(live) = self.live.get_mut(&name) else { continue };
                     live.peer_generation = seen;
                     if seen > live.generation {
-                        self.set_generation(tables, state, &name, seen)
-                    } else {
-                        Ok(())
+                        steps.push((name, seen));
                     }
                 }
-                Due::Step => self.step(tables, state, &name, None, false).map(|_| ()),
-                Due::Grant(granted) => {
-                    grants.push((name, granted));
-                    Ok(())
+                Due::Step if live.is_followed(state) => steps.push((name, live.generation.saturating_add(1))),
+                Due::Step => {
+                    let (seen, own) = (live.peer_generation, live.generation);
+                    problems.push(StepError::Behind { name, seen, own }.to_string());
                 }
-            };
-            result.err().into_iter().for_each(|error| problems.push(error.to_string()));
+                Due::Grant(granted) => grants.push((name, granted)),
+                Due::Inbound => steps.push((name, live.generation)),
+            }
+        }
+        match self.set_generations(tables, state, steps) {
+            Ok(failed) => problems.extend(failed.iter().map(ToString::to_string)),
+            Err(error) => problems.push(error.to_string()),
         }
         if let Err(error) = self.raise(tables, &grants) {
             problems.push(error.to_string());
@@ -190,6 +237,31 @@ enum Due {
     PeerAt(u32),
     Step,
     Grant(u64),
+    /// The SPI of its next generation was another tunnel's, and may be free by now.
+    Inbound,
+}
+
+/// What [`Tunnels::step_all`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stepped {
+    /// Tunnels that seal with their next generation now.
+    pub stepped: usize,
+    /// Tunnels that were left, since their peer may not have followed the last step.
+    pub behind: usize,
+    /// Tunnels with fixed keys.
+    pub fixed: usize,
+    /// Tunnels whose keys IKEv2 negotiates.
+    pub negotiated: usize,
+    /// What went wrong with the others.
+    pub problems: Vec<String>,
+}
+
+impl Live {
+    /// Whether the peer has been seen on the generation in use, or must have seen this side on it.
+    fn is_followed(&self, state: &StateView) -> bool {
+        let sent = self.outbound.as_ref().is_some_and(|sa| sa.sequence(state) > sa.first);
+        self.peer_generation >= self.generation || (sent && self.stepped.elapsed() >= FOLLOWED)
+    }
 }
 
 fn due(live: &Live, state: &StateView) -> Option<Due> {
@@ -200,7 +272,10 @@ fn due(live: &Live, state: &StateView) -> Option<Due> {
     if let Some((seen, _)) = newer.into_iter().find(|(_, sa)| sa.sequence(state) > 0) {
         return Some(Due::PeerAt(*seen));
     }
-    let outbound = live.outbound.as_ref().filter(|_| live.chain().is_some())?;
+    let outbound = live.outbound.as_ref().filter(|_| live.has_lab_keys())?;
+    if live.problem.is_none() && missing(live).next().is_some() {
+        return Some(Due::Inbound);
+    }
     let used = outbound.sequence(state);
     let half = 1 << (live.grant_log2() - 1);
     if used.saturating_add(half) < outbound.granted {

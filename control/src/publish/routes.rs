@@ -2,7 +2,7 @@
 //! leaves. The order of strength is that of a security policy before a route (RFC 4301 section 4.4.1): what belongs to a
 //! tunnel by the file goes into the tunnel, whatever the kernel's routes say.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -40,17 +40,38 @@ pub struct KernelView {
 }
 
 impl KernelView {
+    /// The neighbour that a packet to `address` is handed to, on which port.
+    pub fn next_hop(&self, address: Ipv4Addr) -> Option<Neighbour> {
+        self.lookup().next_hop(address)
+    }
+
+    /// Finds routes; make one for many addresses.
+    pub fn lookup(&self) -> Lookup<'_> {
+        let lengths: BTreeSet<u8> = self.routes.keys().map(Ipv4Net::prefix_len).collect();
+        Lookup { routes: &self.routes, lengths: lengths.into_iter().rev().collect() }
+    }
+}
+
+/// Longest prefix match on a [`KernelView`].
+#[derive(Debug)]
+pub struct Lookup<'a> {
+    routes: &'a BTreeMap<Ipv4Net, Target>,
+    /// The lengths that occur, longest first.
+    lengths: Vec<u8>,
+}
+
+impl<'a> Lookup<'a> {
     /// The best route to `address`.
-    fn lookup(&self, address: Ipv4Addr) -> Option<(Ipv4Net, &Target)> {
-        (0..=32).rev().find_map(|len| {
-            let net = Ipv4Net::new(address, len).ok()?.trunc();
+    fn route(&self, address: Ipv4Addr) -> Option<(Ipv4Net, &'a Target)> {
+        self.lengths.iter().find_map(|len| {
+            let net = Ipv4Net::new(address, *len).ok()?.trunc();
             self.routes.get(&net).map(|target| (net, target))
         })
     }
 
     /// The neighbour that a packet to `address` is handed to, on which port; none for 0.0.0.0, a peer that is not known yet.
-    pub fn next_hop(&self, address: Ipv4Addr) -> Option<(u8, Ipv4Addr)> {
-        match self.lookup(Some(address).filter(|address| !address.is_unspecified())?)?.1 {
+    pub fn next_hop(&self, address: Ipv4Addr) -> Option<Neighbour> {
+        match self.route(Some(address).filter(|address| !address.is_unspecified())?)?.1 {
             Target::Link(port) => Some((*port, address)),
             Target::Gateway(port, via) => Some((*port, *via)),
             _ => None,
@@ -93,8 +114,9 @@ impl Routes {
         kernel: &KernelView,
         tunnels: &Tunnels,
     ) -> Result<(), TableFull> {
-        let peers: Vec<(u32, Option<(u8, Ipv4Addr)>)> =
-            tunnels.iter().map(|(_, live)| (live.slot, kernel.next_hop(live.peer()))).collect();
+        let lookup = kernel.lookup();
+        let peers: Vec<(u32, Option<Neighbour>)> =
+            tunnels.iter().map(|(_, live)| (live.slot, lookup.next_hop(live.peer()))).collect();
         let wanted_hops = hops(kernel, peers.iter().filter_map(|(_, hop)| *hop));
         let mut result = self.add_hops(tables, kernel, &wanted_hops);
         let wanted = self.routes(kernel, tunnels);
@@ -116,7 +138,8 @@ impl Routes {
 
     /// The neighbours that must be resolved before any packet asks: gateways of routes and the way to every peer.
     pub fn gateways(&self, kernel: &KernelView, tunnels: &Tunnels) -> HashSet<Neighbour> {
-        let peers = tunnels.iter().filter_map(|(_, live)| kernel.next_hop(live.peer()));
+        let lookup = kernel.lookup();
+        let peers = tunnels.iter().filter_map(|(_, live)| lookup.next_hop(live.peer()));
         gateways(kernel).chain(peers).collect()
     }
 
@@ -178,8 +201,9 @@ impl Routes {
             };
             wanted.insert(prefix(*net), hop);
         }
+        let lookup = kernel.lookup();
         for ((port, address), (index, mac)) in &self.hops {
-            let on_link = matches!(kernel.lookup(*address), Some((net, Target::Link(link))) if link == port && net.prefix_len() < 32);
+            let on_link = matches!(lookup.route(*address), Some((net, Target::Link(link))) if link == port && net.prefix_len() < 32);
             if mac.is_some() && on_link {
                 wanted.insert(Prefix::new(address.to_bits(), 32), Hop::Adjacency(*index));
             }

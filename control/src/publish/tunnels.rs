@@ -2,17 +2,21 @@
 //! touched. RFC 4301 section 4.4.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
-use penstock_tables::{StateView, TablesWriter};
+use penstock_tables::{KeyBlock, KeyError, StateView, TableFull, TablesWriter};
 use rayon::prelude::*;
 
 use super::journal::{Journal, JournalError, Record};
 use super::lab::ChainId;
-use super::live::{Live, Missing, add_inbound, add_outbound, missing, take_out};
+use super::live::{Live, Missing, add_inbound, add_outbound, missing, take_out, trim};
 use super::plan::Plan;
 
-/// Keys that are expanded before any of them is installed: 1 KiB each.
-const BATCH: usize = 4096;
+/// Tunnels whose keys are expanded before any of them is installed: up to 4 KiB each.
+const BATCH: usize = 1024;
+/// How often a tunnel steps on, one generation after the other, where its SPIs belong to others.
+const SKIPS: usize = 8;
+
 /// What a changed configuration did to the tunnels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Changes {
@@ -46,6 +50,11 @@ impl Tunnels {
     /// By name.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Live)> {
         self.live.iter()
+    }
+
+    /// By name, from one on.
+    pub fn from<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = (&'a String, &'a Live)> {
+        self.live.range::<str, _>((from, Bound::Unbounded))
     }
 
     /// The tunnel of that name.
@@ -97,6 +106,9 @@ impl Tunnels {
                 changes.updated += 1;
             } else {
                 changes.untouched += 1;
+                if live.has_lab_keys() {
+                    continue;
+                }
             }
             live.follow(plan, tables);
             live.problem = tables.update_tunnel(live.slot, live.spec()).err().map(|error| error.to_string());
@@ -127,15 +139,9 @@ impl Tunnels {
                 Err(error) => problems.push(format!("tunnel {name}: {error}")),
             }
         }
-        let incomplete: Vec<String> = self
-            .live
-            .iter()
-            .filter(|(_, live)| !missing(live).is_empty())
-            .map(|(name, _)| name.clone())
-            .collect();
-        for names in incomplete.chunks(BATCH / 4) {
-            self.install(tables, state, names)?;
-        }
+        let mut lacking: Vec<&mut Live> =
+            self.live.values_mut().filter(|live| missing(live).next().is_some()).collect();
+        complete(&mut lacking, &mut self.journal, tables, state)?;
         let failed = self
             .live
             .iter()
@@ -143,67 +149,103 @@ impl Tunnels {
         problems.extend(failed);
         Ok(problems)
     }
+}
 
-    /// Installs what the tunnels called `names` lack.
-    fn install(
-        &mut self,
-        tables: &mut TablesWriter,
-        state: &StateView,
-        names: &[String],
-    ) -> Result<(), JournalError> {
-        let lacking: Vec<(&String, Missing)> = names
-            .iter()
-            .flat_map(|name| missing(&self.live[name]).into_iter().map(move |sa| (name, sa)))
+/// Installs what these tunnels lack, keys expanded on all cores. What may be sent is on disk first, with one write for all.
+/// What finds no room is kept as the tunnel's `problem`.
+///
+/// An SPI that a lab secret derives may belong to another tunnel already: of 100,000 tunnels a few meet that. Where it is that of
+/// the generation in use, the tunnel steps on: its peer opens the next generation too, and follows when it sees it. Where it is
+/// that of the next generation, it is tried again when the other tunnel may have left it ([`Tunnels::watch`]).
+///
+/// # Errors
+/// [`JournalError`]: nothing more was installed then.
+pub(super) fn complete(
+    lives: &mut [&mut Live],
+    journal: &mut Journal,
+    tables: &mut TablesWriter,
+    state: &StateView,
+) -> Result<(), JournalError> {
+    for round in 0..=SKIPS {
+        let mut lacking: Vec<&mut Live> = lives
+            .iter_mut()
+            .filter(|live| round == 0 || live.is_shut_out())
+            .map(|live| &mut **live)
             .collect();
-        let expanded: Vec<_> = lacking
-            .into_par_iter()
-            .filter_map(|(name, sa)| {
-                let live = &self.live[name];
-                let material = match sa {
-                    Missing::Outbound => live.outbound_material(),
-                    Missing::Inbound(generation) => live.inbound_material(generation),
-                }?;
-                Some((name, sa, material.spi, live.plan.form.expand(&material)))
-            })
-            .collect();
-        let grants: Vec<(&String, (ChainId, Record, u64))> =
-            names.iter().filter_map(|name| Some((name, self.grant(&self.live[name])?))).collect();
-        let records: Vec<_> = grants.iter().map(|(_, (chain, record, _))| (*chain, *record)).collect();
-        self.journal.put(&records)?;
-        let grants: HashMap<&String, (u64, u64)> =
-            grants.into_iter().map(|(name, (_, record, used))| (name, (used, record.granted))).collect();
-        for (name, sa, spi, key) in expanded {
-            let Some(live) = self.live.get_mut(name) else { continue };
-            let result = match (key, sa) {
-                (Err(error), _) => Err(error.to_string()),
-                (Ok(key), Missing::Inbound(generation)) => {
-                    add_inbound(live, tables, state, generation, spi, key).map_err(|error| error.to_string())
-                }
-                (Ok(key), Missing::Outbound) => {
-                    let (used, granted) = grants.get(name).copied().unwrap_or_default();
-                    add_outbound(live, tables, state, spi, key, used, granted)
-                        .map_err(|error| error.to_string())
-                }
-            };
-            live.problem = result.err().or(live.problem.take());
+        if lacking.is_empty() {
+            break;
         }
-        Ok(())
+        if round > 0 {
+            lacking.iter_mut().for_each(|live| live.generation = live.generation.saturating_add(1));
+        }
+        install(&mut lacking, journal, tables, state)?;
+        lacking.iter_mut().for_each(|live| trim(live, tables, state));
     }
+    for live in lives.iter_mut().filter(|live| live.is_shut_out()) {
+        live.problem =
+            Some("every SPI that its secret derives is another tunnel's: give it a context".into());
+    }
+    Ok(())
+}
 
-    /// What to record before the present generation of `live` may send, and the last number that was used.
-    fn grant(&self, live: &Live) -> Option<(ChainId, Record, u64)> {
-        let chain = live.chain()?;
-        let known = self.journal.get(chain).filter(|record| record.generation == live.generation);
-        match &live.outbound {
-            Some(outbound) => {
-                let granted = known.map_or(outbound.granted, |record| record.granted.max(outbound.granted));
-                Some((chain, Record { generation: live.generation, granted }, 0))
+fn install(
+    lives: &mut [&mut Live],
+    journal: &mut Journal,
+    tables: &mut TablesWriter,
+    state: &StateView,
+) -> Result<(), JournalError> {
+    let grants: Vec<Option<(ChainId, Record, u64)>> = lives.iter().map(|live| grant(live, journal)).collect();
+    journal.put(&grants.iter().flatten().map(|(chain, record, _)| (*chain, *record)).collect::<Vec<_>>())?;
+    for (lives, grants) in lives.chunks_mut(BATCH).zip(grants.chunks(BATCH)) {
+        let expanded: Vec<Vec<_>> = lives.par_iter().map(|live| expand(live)).collect();
+        for ((live, keys), grant) in lives.iter_mut().zip(expanded).zip(grants) {
+            let (used, granted) = grant.map_or((0, 0), |(_, record, used)| (used, record.granted));
+            live.problem = None;
+            for (sa, spi, key) in keys {
+                let result = match (key, sa) {
+                    (Err(error), _) => Err(error.to_string()),
+                    (Ok(key), Missing::Inbound(generation)) => {
+                        match add_inbound(live, tables, state, generation, spi, key) {
+                            Err(TableFull::Spi(_)) if generation > 0 => Ok(()),
+                            result => result.map_err(|error| error.to_string()),
+                        }
+                    }
+                    (Ok(key), Missing::Outbound) => {
+                        add_outbound(live, tables, state, spi, key, used, granted)
+                            .map_err(|error| error.to_string())
+                    }
+                };
+                live.problem = live.problem.take().or(result.err());
             }
-            None => {
-                let used = known.map_or(0, |record| record.granted);
-                let granted = live.grant_after(used);
-                Some((chain, Record { generation: live.generation, granted }, used))
-            }
+        }
+    }
+    Ok(())
+}
+
+/// The SAs that `live` lacks, with their SPIs and keys.
+fn expand(live: &Live) -> Vec<(Missing, u32, Result<KeyBlock, KeyError>)> {
+    let expand = |sa| {
+        let material = match sa {
+            Missing::Outbound => live.outbound_material(),
+            Missing::Inbound(generation) => live.inbound_material(generation),
+        }?;
+        Some((sa, material.spi, live.plan.form.expand(&material)))
+    };
+    missing(live).filter_map(expand).collect()
+}
+
+/// What to record before the present generation of `live` may send, and the last number that was used.
+fn grant(live: &Live, journal: &Journal) -> Option<(ChainId, Record, u64)> {
+    let (chain, generation) = (live.chain()?, live.generation);
+    let known = journal.get(chain).filter(|record| record.generation == generation);
+    match live.outbound.as_ref().filter(|outbound| outbound.generation == generation) {
+        Some(outbound) => {
+            let granted = known.map_or(outbound.granted, |record| record.granted.max(outbound.granted));
+            Some((chain, Record { generation, granted }, 0))
+        }
+        None => {
+            let used = known.map_or(0, |record| record.granted);
+            Some((chain, Record { generation, granted: live.grant_after(used) }, used))
         }
     }
 }

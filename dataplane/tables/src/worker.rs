@@ -26,6 +26,8 @@ pub struct Tally {
     pub total_cycles: u64,
     /// Longest time between two polls, in TSC cycles.
     pub worst_gap: u64,
+    /// The same of the last ten to twenty seconds.
+    pub recent_gap: u64,
     /// Loops.
     pub polls: u64,
     /// Loops that had frames.
@@ -41,6 +43,7 @@ impl Default for Tally {
             busy_cycles: 0,
             total_cycles: 0,
             worst_gap: 0,
+            recent_gap: 0,
             polls: 0,
             busy_polls: 0,
         }
@@ -83,6 +86,7 @@ impl Tally {
         self.busy_cycles += other.busy_cycles;
         self.total_cycles += other.total_cycles;
         self.worst_gap = self.worst_gap.max(other.worst_gap);
+        self.recent_gap = self.recent_gap.max(other.recent_gap);
         self.polls += other.polls;
         self.busy_polls += other.busy_polls;
     }
@@ -99,6 +103,7 @@ pub struct WorkerState {
     busy_cycles: AtomicU64,
     total_cycles: AtomicU64,
     worst_gap: AtomicU64,
+    recent_gap: AtomicU64,
     polls: AtomicU64,
     busy_polls: AtomicU64,
     verdicts: [AtomicU64; VERDICT_ROOM],
@@ -115,6 +120,7 @@ impl WorkerState {
         self.busy_cycles.store(tally.busy_cycles, Ordering::Relaxed);
         self.total_cycles.store(tally.total_cycles, Ordering::Relaxed);
         self.worst_gap.store(tally.worst_gap, Ordering::Relaxed);
+        self.recent_gap.store(tally.recent_gap, Ordering::Relaxed);
         self.polls.store(tally.polls, Ordering::Relaxed);
         self.busy_polls.store(tally.busy_polls, Ordering::Relaxed);
         self.verdicts
@@ -154,6 +160,7 @@ impl WorkerState {
             busy_cycles: load(&self.busy_cycles),
             total_cycles: load(&self.total_cycles),
             worst_gap: load(&self.worst_gap),
+            recent_gap: load(&self.recent_gap),
             polls: load(&self.polls),
             busy_polls: load(&self.busy_polls),
         }

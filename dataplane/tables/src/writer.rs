@@ -65,7 +65,10 @@ pub struct TablesWriter {
     free_inbound: FreeList,
     free_tunnels: Vec<u32>,
     free_adjacencies: Vec<u32>,
-    waiting: Vec<(Retired, Option<Grace>)>,
+    /// Retired since [`TablesWriter::reclaim`] was called last.
+    retired: Vec<Retired>,
+    /// What was retired before, oldest first: it may go when its grace is over.
+    waiting: VecDeque<(Grace, Vec<Retired>)>,
     generation: u32,
 }
 
@@ -92,7 +95,8 @@ impl TablesWriter {
                 .rev()
                 .filter(|index| map.adjacency(*index).0.load(Ordering::Relaxed) == UNUSED)
                 .collect(),
-            waiting: Vec::new(),
+            retired: Vec::new(),
+            waiting: VecDeque::new(),
             generation: 0,
             map,
         };
@@ -105,7 +109,7 @@ impl TablesWriter {
             match self.map.outbound(slot).head.get().0 {
                 SlotState::Free => self.free_outbound.push(slot),
                 SlotState::Filling => self.wipe(Retired::Outbound(slot)),
-                SlotState::Retiring => self.waiting.push((Retired::Outbound(slot), None)),
+                SlotState::Retiring => self.retired.push(Retired::Outbound(slot)),
                 SlotState::Live => {}
             }
         }
@@ -113,7 +117,7 @@ impl TablesWriter {
             match self.map.inbound(slot).head.get().0 {
                 SlotState::Free => self.free_inbound.give(slot),
                 SlotState::Filling => self.wipe(Retired::Inbound(slot)),
-                SlotState::Retiring => self.waiting.push((Retired::Inbound(slot), None)),
+                SlotState::Retiring => self.retired.push(Retired::Inbound(slot)),
                 SlotState::Live => {}
             }
         }
@@ -123,7 +127,7 @@ impl TablesWriter {
             match state {
                 SlotState::Free => self.free_tunnels.push(slot),
                 SlotState::Filling => self.wipe(Retired::Tunnel(slot)),
-                SlotState::Retiring => self.waiting.push((Retired::Tunnel(slot), None)),
+                SlotState::Retiring => self.retired.push(Retired::Tunnel(slot)),
                 SlotState::Live => {}
             }
         }
@@ -237,7 +241,7 @@ impl TablesWriter {
     /// Takes a tunnel out. Its routes and SAs are taken out by the caller, routes first.
     pub fn retire_tunnel(&mut self, slot: u32) {
         self.map.tunnel(slot).head.retire();
-        self.waiting.push((Retired::Tunnel(slot), None));
+        self.retired.push(Retired::Tunnel(slot));
     }
 
     /// Installs an outbound SA; it seals once a tunnel is switched to it. `state` is where its numbers are counted.
@@ -286,7 +290,7 @@ impl TablesWriter {
     /// Takes an outbound SA out; switch its tunnel away first.
     pub fn retire_outbound(&mut self, slot: u32) {
         self.map.outbound(slot).head.retire();
-        self.waiting.push((Retired::Outbound(slot), None));
+        self.retired.push(Retired::Outbound(slot));
     }
 
     /// Reserves a slot and a fresh random SPI that leads to it.
@@ -365,7 +369,7 @@ impl TablesWriter {
     /// Takes an inbound SA out.
     pub fn retire_inbound(&mut self, slot: u32) {
         self.map.inbound(slot).head.retire();
-        self.waiting.push((Retired::Inbound(slot), None));
+        self.retired.push(Retired::Inbound(slot));
     }
 
     /// Adds a next hop, resolved or not.
@@ -410,7 +414,7 @@ impl TablesWriter {
         let result = self.fib.sync(self.map.fib(), wanted);
         let groups = self.fib.take_retired();
         if !groups.is_empty() {
-            self.waiting.push((Retired::Groups(groups), None));
+            self.retired.push(Retired::Groups(groups));
         }
         Ok(result?)
     }
@@ -423,17 +427,21 @@ impl TablesWriter {
     /// Wipes and frees what no worker can hold any more; call every few milliseconds. `None`: no data plane ever ran.
     /// Returns how many still wait.
     pub fn reclaim(&mut self, state: Option<&StateView>) -> usize {
-        let mut still = Vec::new();
-        for (retired, grace) in std::mem::take(&mut self.waiting) {
-            match (state, grace) {
-                (None, _) => self.wipe(retired),
-                (Some(state), None) => still.push((retired, Some(state.grace()))),
-                (Some(state), Some(grace)) if state.passed(&grace) => self.wipe(retired),
-                (Some(_), waiting) => still.push((retired, waiting)),
-            }
+        let Some(state) = state else {
+            let all = self.waiting.drain(..).flat_map(|(_, retired)| retired);
+            let all: Vec<Retired> = all.chain(self.retired.drain(..)).collect();
+            all.into_iter().for_each(|retired| self.wipe(retired));
+            return 0;
+        };
+        // Counters only step on: where the oldest has to wait, all others have.
+        while self.waiting.front().is_some_and(|(grace, _)| state.passed(grace)) {
+            let oldest = self.waiting.pop_front().map(|(_, retired)| retired);
+            oldest.into_iter().flatten().for_each(|retired| self.wipe(retired));
         }
-        self.waiting.append(&mut still);
-        self.waiting.len()
+        if !self.retired.is_empty() {
+            self.waiting.push_back((state.grace(), std::mem::take(&mut self.retired)));
+        }
+        self.waiting.iter().map(|(_, retired)| retired.len()).sum()
     }
 
     fn wipe(&mut self, retired: Retired) {
