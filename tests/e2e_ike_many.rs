@@ -153,13 +153,9 @@ fn many_tunnels_up_rekeyed_and_down() {
         f64::from(count) / start.elapsed().as_secs_f64(),
         "1/s",
     );
-    for (end, gateway) in [a, b].iter().enumerate() {
+    for (end, (gateway, name)) in [(a, "initiator"), (b, "responder")].iter().enumerate() {
         let spent = costs(gateway.control()).1.saturating_sub(before[end]);
-        figures.tell(
-            &format!("CPU time of control a rekeyed tunnel, {}", gateway.name()),
-            per_tunnel(spent),
-            "ms",
-        );
+        figures.tell(&format!("CPU time of control a rekeyed tunnel, {name}"), per_tunnel(spent), "ms");
     }
     assert!(all_up(), "{} and {} of {count} are up", up(a), up(b));
     let start = Instant::now();
