@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -117,10 +117,10 @@ fn configuration(tunnels: u32) -> String {
     };
     let all: String = (0..tunnels).map(tunnel).collect();
     format!(
-        "lab: true\ncapacity: {{tunnels: {}, routes: 65536}}\nports:\n  lan: {{device: net_null0, addresses: [172.16.0.1/16]}}\n  \
+        "lab: true\ncapacity: {{tunnels: {room}, routes: {room}}}\nports:\n  lan: {{device: net_null0, addresses: [172.16.0.1/16]}}\n  \
          wan: {{device: net_null1, addresses: [192.0.2.1/24]}}\nroutes: [{{to: 198.18.0.0/15, via: 192.0.2.254}}]\n\
          tunnels:\n{all}",
-        tunnels + 16
+        room = tunnels + 64
     )
 }
 
@@ -156,12 +156,13 @@ fn round(directory: &Path, text: &str, tunnels: u32, figures: &mut Figures) {
     let packet = Packet::new(ip(172, 16, 0, 2), ip(10, 0, 0, 1), 17, 512).octets();
     let octets = frame(mac(200, 0), mac(200, 2), None, &packet);
     let (worker, writer, state) = (&mut gateway.worker, &mut gateway.writer, &gateway.state);
+    // The tunnel that the worker uses is there before it begins: it loses nothing.
+    let mut control = Control::new(plans, directory.join("journal"), writer, state);
     let stop = AtomicBool::new(false);
     let watch = Watch::default();
     std::thread::scope(|scope| {
         scope.spawn(|| seal(worker, &octets, &stop, &watch));
         let start = Instant::now();
-        let mut control = Control { plans, journal: directory.join("journal"), writer, state };
         control.round(&watch, figures);
         // As long again without changes.
         let length = start.elapsed();
@@ -176,54 +177,65 @@ fn round(directory: &Path, text: &str, tunnels: u32, figures: &mut Figures) {
 /// Control's side of a round.
 struct Control<'a> {
     plans: BTreeMap<String, Plan>,
-    journal: std::path::PathBuf,
+    /// The first of the plans: the worker's.
+    one: BTreeMap<String, Plan>,
+    journal: PathBuf,
+    tunnels: Tunnels,
+    routes: Routes,
     writer: &'a mut TablesWriter,
     state: &'a StateView,
 }
 
-impl Control<'_> {
-    fn round(&mut self, watch: &Watch, figures: &mut Figures) {
-        let (kernel, mut routes) = (kernel(), Routes::default());
-        let mut tunnels = Tunnels::new(Journal::open(&self.journal).unwrap());
-        let count = self.plans.len();
+impl<'a> Control<'a> {
+    /// With the first tunnel published.
+    fn new(
+        plans: BTreeMap<String, Plan>,
+        journal: PathBuf,
+        writer: &'a mut TablesWriter,
+        state: &'a StateView,
+    ) -> Control<'a> {
         let one: BTreeMap<String, Plan> =
-            self.plans.iter().take(1).map(|(name, plan)| (name.clone(), plan.clone())).collect();
-        tunnels.fill(self.writer, self.state, &one).unwrap();
-        routes.publish(self.writer, &kernel, &tunnels).unwrap();
+            plans.iter().take(1).map(|(name, plan)| (name.clone(), plan.clone())).collect();
+        let (mut tunnels, mut routes) = (Tunnels::new(Journal::open(&journal).unwrap()), Routes::default());
+        tunnels.fill(writer, state, &one).unwrap();
+        routes.publish(writer, &kernel(), &tunnels).unwrap();
+        Control { plans, one, journal, tunnels, routes, writer, state }
+    }
+
+    fn round(&mut self, watch: &Watch, figures: &mut Figures) {
+        let (kernel, count) = (kernel(), self.plans.len());
+        let Control { plans, one, journal, tunnels, routes, writer, state } = self;
         watch.take();
-        let problems =
-            timed(figures, "publish SAs, s", || tunnels.fill(self.writer, self.state, &self.plans).unwrap());
+        let problems = timed(figures, "publish SAs, s", || tunnels.fill(writer, state, plans).unwrap());
         assert_eq!(problems, Vec::<String>::new());
         watch.told(["gap while SAs are published, us", "core taken away, SAs published, us"], figures);
-        timed(figures, "publish routes, s", || routes.publish(self.writer, &kernel, &tunnels).unwrap());
+        timed(figures, "publish routes, s", || routes.publish(writer, &kernel, tunnels).unwrap());
         watch.told(["gap while routes are published, us", "core taken away, routes published, us"], figures);
         assert_eq!(tunnels.iter().filter(|(_, live)| live.outbound.is_some()).count(), count);
-        let (changes, leaving) = timed(figures, "compare with the same file, s", || {
-            tunnels.prepare(self.writer, self.state, &self.plans)
-        });
+        let (changes, leaving) =
+            timed(figures, "compare with the same file, s", || tunnels.prepare(writer, state, plans));
         assert_eq!((changes.untouched, leaving.len()), (count, 0));
-        let stepped =
-            timed(figures, "rekey all, s", || tunnels.step_all(self.writer, self.state, true).unwrap());
+        let stepped = timed(figures, "rekey all, s", || tunnels.step_all(writer, state, true).unwrap());
         assert_eq!((stepped.stepped, stepped.problems.len()), (count, 0), "{stepped:?}");
-        timed(figures, "wipe what the rekey replaced, s", || self.reclaim());
+        timed(figures, "wipe what the rekey replaced, s", || reclaim(writer, state));
         watch.told(["gap while all are rekeyed, us", "core taken away, all rekeyed, us"], figures);
-        drop(std::mem::replace(&mut tunnels, Tunnels::new(Journal::open(&self.journal).unwrap())));
-        timed(figures, "adopt after a restart, s", || tunnels.adopt(self.writer, self.state, &self.plans));
+        drop(std::mem::replace(tunnels, Tunnels::new(Journal::open(journal).unwrap())));
+        timed(figures, "adopt after a restart, s", || tunnels.adopt(writer, state, plans));
         let leaving = timed(figures, "take all out, s", || {
-            let (_, leaving) = tunnels.prepare(self.writer, self.state, &one);
-            routes.publish(self.writer, &kernel, &tunnels).unwrap();
+            let (_, leaving) = tunnels.prepare(writer, state, one);
+            routes.publish(writer, &kernel, tunnels).unwrap();
             leaving
         });
         assert_eq!(leaving.len(), count - 1);
-        leaving.into_iter().for_each(|slot| self.writer.retire_tunnel(slot));
-        timed(figures, "wipe all, s", || self.reclaim());
+        leaving.into_iter().for_each(|slot| writer.retire_tunnel(slot));
+        timed(figures, "wipe all, s", || reclaim(writer, state));
         watch.told(["gap while all are taken out, us", "core taken away, all taken out, us"], figures);
     }
+}
 
-    fn reclaim(&mut self) {
-        while self.writer.reclaim(Some(self.state)) > 0 {
-            std::thread::yield_now();
-        }
+fn reclaim(writer: &mut TablesWriter, state: &StateView) {
+    while writer.reclaim(Some(state)) > 0 {
+        std::thread::yield_now();
     }
 }
 
