@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use ipnet::Ipv4Net;
 use penstock_tables::adjacency::Unresolved;
 use penstock_tables::worker::Tally;
-use penstock_tables::{Adjacency, Cipher, Hop, Prefix, StateView, TablesWriter, Verdict};
+use penstock_tables::{Adjacency, Cipher, Hop, Note, Prefix, StateView, TablesWriter, Verdict};
 
 use crate::api::types::{
     Answer, Count, DataplaneStatus, Frames, Page, PortStatus, Request, Response, RouteStatus, SaStatus,
@@ -310,6 +310,8 @@ impl Gateway {
             recent_gap_micros: micros(tally.recent_gap),
             polls: tally.polls,
             busy_polls: tally.busy_polls,
+            handed: tally.noted(Note::Handed),
+            helped: tally.noted(Note::Helped),
         };
         self.tallies().into_iter().enumerate().map(status).collect()
     }

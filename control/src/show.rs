@@ -367,6 +367,8 @@ fn workers_text(workers: &[WorkerStatus]) -> String {
             worker.frames.sent.to_string(),
             worker.frames.punted.to_string(),
             worker.frames.dropped.to_string(),
+            worker.handed.to_string(),
+            worker.helped.to_string(),
         ]
     };
     let head = [
@@ -382,6 +384,8 @@ fn workers_text(workers: &[WorkerStatus]) -> String {
         "SENT",
         "TO KERNEL",
         "DROPPED",
+        "HANDED",
+        "HELPED",
     ];
     table(&head, workers.iter().map(line).collect())
 }

@@ -526,6 +526,10 @@ pub struct WorkerStatus {
     pub polls: u64,
     /// Loops that had frames.
     pub busy_polls: u64,
+    /// Frames that it received and handed to other workers to be sealed or opened; they come back and are in `frames` then.
+    pub handed: u64,
+    /// Frames that it sealed or opened for other workers.
+    pub helped: u64,
 }
 
 impl WorkerStatus {
@@ -545,6 +549,8 @@ impl WorkerStatus {
                 total_cycles: self.total_cycles.checked_sub(earlier.total_cycles)?,
                 polls: self.polls.checked_sub(earlier.polls)?,
                 busy_polls: self.busy_polls.checked_sub(earlier.busy_polls)?,
+                handed: self.handed.checked_sub(earlier.handed)?,
+                helped: self.helped.checked_sub(earlier.helped)?,
                 ..self.clone()
             })
         };
@@ -618,6 +624,8 @@ mod tests {
             recent_gap_micros: 3,
             polls: busy_polls * 2,
             busy_polls,
+            handed: 0,
+            helped: 0,
         };
         let since = worker(300, 50_000, 200_000, 15).since(&worker(100, 10_000, 100_000, 10));
         assert_eq!((since.frames.received, since.busy_share(), since.headroom()), (200, 0.4, Some(2.5)));
