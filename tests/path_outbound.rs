@@ -157,12 +157,19 @@ fn without_what_it_needs_nothing_leaves_and_control_is_told() {
         outcome.dropped(verdict, 3);
         assert_eq!(outcome.events, events);
     };
-    // Between SAs: none is chosen; the one chosen is being retired.
+    // Between SAs: none is chosen; the one chosen is gone.
     site.gateway.writer.switch_outbound(tunnel, None);
     dropped(&mut site, Verdict::NoSa, &[Event::NoSa { tunnel }]);
     site.gateway.writer.switch_outbound(tunnel, Some(site.outbound));
     seals(&mut site, 1, &between(1, 2, 60));
     site.gateway.writer.retire_outbound(site.outbound);
+    // Who was led there before may still seal with it.
+    seals(&mut site, 2, &between(1, 2, 60));
+    for _ in 0..3 {
+        site.gateway.writer.reclaim(Some(&site.gateway.state));
+        site.gateway.run();
+    }
+    assert_eq!(site.gateway.writer.reclaim(Some(&site.gateway.state)), 0);
     dropped(&mut site, Verdict::NoSa, &[Event::NoSa { tunnel }]);
     site.outbound = site.gateway.seal_with(tunnel, 2, &site.to_peer, Limits::default());
     seals(&mut site, 1, &between(1, 2, 60));

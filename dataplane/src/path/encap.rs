@@ -77,7 +77,7 @@ impl<'a> Exit<'a> {
 #[cold]
 #[inline(never)]
 fn missing(slot: u32, tunnel: &Tunnel, cx: &Context<'_>) -> Verdict {
-    let Some(sa) = tunnel.outbound_of(cx.worker).and_then(|sa| cx.tables.outbound(sa)) else {
+    let Some((sa, _)) = tunnel.outbound_of(cx.worker).and_then(|sa| cx.tables.outbound(sa)) else {
         cx.events.push(Event::NoSa { tunnel: slot });
         return Verdict::NoSa;
     };

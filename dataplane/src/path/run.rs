@@ -114,12 +114,11 @@ impl<'a> SaRun<'a> {
     fn new(slot: u32, next: Adjacency, numbers: Numbers, cx: &Context<'a>) -> SaRun<'a> {
         let tables = cx.tables;
         let key = tables.outbound_key(slot);
-        let live = tables.outbound(slot).and_then(|sa| Some((sa, sa.spi()?)));
         let run =
             |numbers, head, refusal| SaRun { slot, numbers, key, head, next, refusal, packets: 0, bytes: 0 };
         let none =
             Head { octets: [0; AREA], sum: 0, spi: 0, len: 0, udp: false, esn: false, dont_fragment: 0 };
-        let Some((sa, spi)) = live else { return run(Run::empty(), none, Verdict::NoSa) };
+        let Some((sa, spi)) = tables.outbound(slot) else { return run(Run::empty(), none, Verdict::NoSa) };
         if sa.epoch() != cx.state.epoch() {
             cx.events.push(Event::Orphaned { tunnel: sa.tunnel() });
             return run(Run::empty(), none, Verdict::SaOrphaned);

@@ -55,6 +55,14 @@ impl SlotHead {
         (word & !0xffff_ffff == LIVE).then_some(word as u32)
     }
 
+    /// The tag of a Live or Retiring slot. Reader side, for a slot that a link leads to: who found the link after its last
+    /// quiescent point may use the body, also where the slot was retired since (the writer unlinks before it retires).
+    #[inline(always)]
+    pub fn linked(&self) -> Option<u32> {
+        let word = self.0.load(Ordering::Acquire);
+        (word >= LIVE).then_some(word as u32)
+    }
+
     /// State and tag as they stand.
     pub fn get(&self) -> (SlotState, u32) {
         let word = self.0.load(Ordering::Acquire);

@@ -168,11 +168,12 @@ impl TablesView {
         self.0.tunnels()
     }
 
-    /// An outbound SA that a tunnel led to; `None` where it is going away.
+    /// An outbound SA that a tunnel led to, and its SPI. One that control replaces meanwhile still serves until the worker's
+    /// next quiescent point, so that a rekey between two looks loses nothing.
     #[inline(always)]
-    pub fn outbound(&self, slot: u32) -> Option<&OutboundSa> {
+    pub fn outbound(&self, slot: u32) -> Option<(&OutboundSa, u32)> {
         let sa = self.0.outbound(slot);
-        sa.head.live().map(|_| sa)
+        Some((sa, sa.head.linked()?))
     }
 
     /// Key of the outbound SA in `slot`.

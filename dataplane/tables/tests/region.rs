@@ -70,13 +70,15 @@ fn an_sa_is_seen_whole_used_and_wiped() {
     assert_eq!(tables.inbound(at).epoch(), owner.epoch());
     let sealing = writer.install_outbound(outbound(slot, 0x1234, 2, 0), &state).unwrap();
     writer.switch_outbound(slot, Some(sealing));
-    let sa = tables.outbound(tables.tunnel(slot).unwrap().outbound().unwrap()).unwrap();
+    let (sa, spi) = tables.outbound(tables.tunnel(slot).unwrap().outbound().unwrap()).unwrap();
+    assert_eq!(spi, 0x1234);
     assert_eq!((sa.spi(), sa.esn(), sa.udp(), sa.template()), (Some(0x1234), true, false, &[7; 28]));
     assert_eq!(owner.outbound(sealing).reserve(1, sa.offset(), sa.hard_limit()).take(), Some(1));
 
     writer.switch_outbound(slot, None);
     writer.retire_outbound(sealing);
-    assert!(tables.outbound(sealing).is_none());
+    let led_there = tables.outbound(sealing).map(|(_, spi)| spi);
+    assert_eq!(led_there, Some(0x1234), "a worker that was led there before may still seal with it");
     assert_eq!(tables.outbound_key(sealing).raw_key(), &[2; 16], "a worker may still use it");
     assert_eq!((writer.reclaim(Some(&state)), writer.reclaim(Some(&state))), (1, 1));
     (0..5).for_each(|_| quiescence::step(&owner.worker(0).quiescent));
@@ -85,6 +87,7 @@ fn an_sa_is_seen_whole_used_and_wiped() {
     assert_eq!(writer.reclaim(Some(&state)), 1, "packets may wait across one step");
     quiescence::step(&owner.worker(1).quiescent);
     assert_eq!(writer.reclaim(Some(&state)), 0);
+    assert!(tables.outbound(sealing).is_none());
     assert_eq!(tables.outbound_key(sealing).raw_key(), &[0u8; 0], "wiped");
     assert_eq!(tables.outbound_key(sealing).salt(), [0; 4]);
 }
@@ -121,7 +124,7 @@ fn a_number_is_never_handed_out_twice_across_reinstallation() {
     let (mut writer, owner, tables, state) = pair(directory.path());
     let slot = writer.add_tunnel(&tunnel("a")).unwrap();
     let first = writer.install_outbound(outbound(slot, 0x1234, 2, 0), &state).unwrap();
-    let sa = tables.outbound(first).unwrap();
+    let (sa, _) = tables.outbound(first).unwrap();
     assert_eq!(owner.outbound(first).reserve(100, sa.offset(), u64::MAX - 1).left(), 100);
     let used = state.outbound(first).last_reserved(sa.offset());
     writer.retire_outbound(first);
@@ -129,7 +132,7 @@ fn a_number_is_never_handed_out_twice_across_reinstallation() {
     step(&owner);
     writer.reclaim(Some(&state));
     let again = writer.install_outbound(outbound(slot, 0x1234, 2, used), &state).unwrap();
-    let sa = tables.outbound(again).unwrap();
+    let (sa, _) = tables.outbound(again).unwrap();
     assert_eq!(owner.outbound(again).reserve(1, sa.offset(), u64::MAX - 1).take(), Some(101));
 }
 
@@ -145,7 +148,7 @@ fn both_segments_survive_both_processes() {
     writer.sync_routes(&routes).unwrap();
     let half_written = writer.allocate_spi().unwrap();
     let epoch = owner.epoch();
-    let offset = tables.outbound(sealing).unwrap().offset();
+    let offset = tables.outbound(sealing).unwrap().0.offset();
     owner.outbound(sealing).reserve(500, offset, u64::MAX - 1);
     drop((writer, owner));
 
@@ -179,11 +182,11 @@ fn a_lost_state_orphans_what_counted_in_it() {
     let (mut writer, owner, tables, state) = pair(directory.path());
     let slot = writer.add_tunnel(&tunnel("a")).unwrap();
     let sealing = writer.install_outbound(outbound(slot, 0x1234, 2, 0), &state).unwrap();
-    assert_eq!(tables.outbound(sealing).unwrap().epoch(), owner.epoch());
+    assert_eq!(tables.outbound(sealing).unwrap().0.epoch(), owner.epoch());
     drop(owner);
     std::fs::remove_file(directory.path().join("state")).unwrap();
     let fresh = StateOwner::open(directory.path(), CAPACITY, 2).unwrap();
-    assert_ne!(tables.outbound(sealing).unwrap().epoch(), fresh.epoch());
+    assert_ne!(tables.outbound(sealing).unwrap().0.epoch(), fresh.epoch());
     assert!(!state.is_current());
 }
 
