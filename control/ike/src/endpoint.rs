@@ -430,8 +430,10 @@ impl Endpoint {
             if let Some(old) = self.sas.get_mut(&other).filter(|_| task.0 == other) {
                 old.superseded = true;
             }
+            // Where the peer began, it has the new SA only once our answer is there; until then the old one carries the traffic.
+            let at = if !ours && task.0 == other { now.at + self.settings.drain / 2 } else { now.at };
             self.with_sa(now, task.0, spis, out, |sa, ctx| {
-                sa.queue(Task::new(ctx.now.at, task.1));
+                sa.queue(Task::new(at, task.1));
                 sa.next_task(ctx);
             });
         }
