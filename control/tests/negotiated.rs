@@ -111,7 +111,7 @@ impl Gateway {
         let view = TablesView::open(self.directory.path()).expect("view");
         let (_, tunnel) = view.tunnels().next().expect("a tunnel");
         let slot = tunnel.outbound()?;
-        let sa = view.outbound(slot).expect("live");
+        let (sa, _) = view.outbound(slot).expect("live");
         let mut run = self.workers.outbound(slot).reserve(count, sa.offset(), sa.hard_limit());
         Some((sa.spi()?, std::iter::from_fn(|| run.take()).collect()))
     }
@@ -253,7 +253,7 @@ fn a_worker_seals_with_its_own_sa_as_long_as_there_is_a_shared_one() {
     let seals = |gateway: &Gateway, worker| {
         let view = TablesView::open(gateway.directory.path()).expect("view");
         let slot = view.tunnels().next().expect("a tunnel").1.outbound_of(worker)?;
-        view.outbound(slot).expect("live").spi()
+        view.outbound(slot).expect("live").0.spi()
     };
     let (shared, mut own) = (gateway.negotiate(1), gateway.negotiate(2));
     own.resource = Some(1);

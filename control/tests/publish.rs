@@ -113,7 +113,7 @@ impl Gateway {
         let view = TablesView::open(self.directory.path()).expect("view");
         let (_, tunnel) = view.tunnels().next().expect("a tunnel");
         let slot = tunnel.outbound().expect("an SA");
-        let sa = view.outbound(slot).expect("live");
+        let (sa, _) = view.outbound(slot).expect("live");
         assert_eq!(sa.epoch(), self.workers.epoch());
         let mut run = self.workers.outbound(slot).reserve(count, sa.offset(), sa.hard_limit());
         let numbers: Vec<u64> = std::iter::from_fn(|| run.take()).collect();
