@@ -259,6 +259,7 @@ fn plaintext_never_leaves_by_the_public_port() {
     // With one, and between two: the old one retired, the new one not there yet.
     site.gateway.writer.switch_outbound(tunnel, Some(first));
     assert_eq!(keeps_secrets(&mut site), 9);
+    site.gateway.writer.switch_outbound(tunnel, None);
     site.gateway.writer.retire_outbound(first);
     assert_eq!(keeps_secrets(&mut site), 0);
     let second = sa_between(1, 7);
