@@ -1,8 +1,9 @@
 //! The life of a table slot: Free -> Filling -> Live -> Retiring -> Free, by single atomic stores of one writer.
 //!
 //! The head word carries the state and a 32-bit tag (an SPI, or a generation), so that a reader decides with one load
-//! and one comparison. Readers touch the body only while they see Live; the writer touches it only while no reader can:
-//! in Filling, and after Retiring once every worker has passed a quiescent point (`quiescence`).
+//! and one comparison. Readers touch the body where they see Live, or where a link led them to the slot after their last
+//! quiescent point; the writer touches it only while no reader can: in Filling, and after Retiring once every worker has
+//! passed its quiescent points (`quiescence`).
 
 use crate::sync::{AtomicU64, Ordering};
 
