@@ -48,7 +48,7 @@ fn headers(octets: &[u8]) {
         assert_eq!((before.source, before.destination), (ip.source(), ip.destination()));
         assert_eq!(ip.dont_fragment(), before.fragment & 0x4000 != 0);
         ipv4::set_ecn(&mut packet, ip.ttl());
-        ipv4::decrement_ttl(&mut packet);
+        ip.with_ecn(ip.ttl()).forward(&mut packet);
         let tos = (ip.tos() & !3) | (ip.ttl() & 3);
         assert_eq!(Packet::parse(&packet), Packet { tos, ttl: ip.ttl().wrapping_sub(1), ..before });
         let _ = icmp::may_answer(&ip, &packet[usize::from(ip.header_len())..]);

@@ -1,7 +1,7 @@
 //! The packets of one loop, in place: stages pass on which of them they mean ([`Picks`]), not the packets themselves. A frame
 //! leaves the batch once, when it is sent, punted or dropped.
 
-use penstock_tables::{Adjacency, Route};
+use penstock_tables::Route;
 
 use crate::port::{BURST, Burst, Frame};
 use crate::wire::ipv4::Ipv4;
@@ -37,12 +37,10 @@ pub struct Meta {
     pub origin: Origin,
     /// Where its destination leads; of a decrypted packet, only after `route`.
     pub route: Route,
-    /// Slot of the outbound SA, of a packet to seal.
-    pub sa: u32,
-    /// Next hop of the outer packet, of a packet to seal.
-    pub next: Adjacency,
-    /// Among the runs of numbers of its burst, of a packet to seal (`encap`).
-    pub run: u8,
+    /// Place of its SA among those of the burst: of a packet to seal (`run`), of ESP for us (`flow`).
+    pub sa: u8,
+    /// Index of the port that it leaves by, of a packet to seal.
+    pub out: u8,
 }
 
 const _: () = assert!(size_of::<Meta>() == 64);
@@ -56,9 +54,17 @@ const NOTHING: Meta = Meta {
     origin: Origin::Wire,
     route: Route::NONE,
     sa: 0,
-    next: Adjacency { port: 0, mac: [0; 6] },
-    run: 0,
+    out: 0,
 };
+
+impl Meta {
+    /// Becomes what is known of another IPv4 packet; what later stages find out stays as it was.
+    #[inline(always)]
+    pub fn begin(&mut self, ip: Ipv4, l3: usize, port: u8, origin: Origin) {
+        self.ip = ip;
+        (self.l3, self.port, self.answer, self.origin) = (l3 as u16, port, false, origin);
+    }
+}
 
 /// Some packets of a batch, in the order that they came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,13 +83,18 @@ impl Picks {
         Picks(u64::MAX.checked_shr(64 - count.min(64) as u32).unwrap_or(0))
     }
 
-    /// Those of `picks` whose flag, in their order, is set.
+    /// The places (below 64) at which `flags` are set.
     #[inline(always)]
-    pub fn of(picks: Picks, flags: impl Iterator<Item = bool> + Clone) -> Picks {
+    pub fn of(flags: impl Iterator<Item = bool>) -> Picks {
+        Picks(flags.zip(0..BURST).fold(0, |bits, (flag, at)| bits | u64::from(flag) << at))
+    }
+
+    /// Of these packets, in their order, those whose places are among `places`.
+    #[inline]
+    pub fn chosen(self, places: Picks) -> Picks {
         let mut some = Picks::default();
-        if flags.clone().any(|flag| flag) {
-            picks.into_iter().zip(flags).filter(|(_, flag)| *flag).for_each(|(index, _)| some.insert(index));
-        }
+        let places = self.into_iter().enumerate().filter(|(at, _)| places.contains(*at));
+        places.for_each(|(_, index)| some.insert(index));
         some
     }
 
@@ -242,7 +253,8 @@ mod tests {
         [63, 0, 5, 0].into_iter().for_each(|index| picks.insert(index));
         assert_eq!(picks.into_iter().collect::<Vec<_>>(), [0, 5, 63]);
         assert!(picks.contains(5) && !picks.contains(6));
-        assert_eq!(Picks::of(picks, [false, true, true].into_iter()), picks.without(Picks::first(1)));
+        let flags = [true, false, false, false, false, true];
+        assert_eq!(Picks::of(flags.into_iter()), picks.without(Picks(1 << 63)));
         for count in [0, 1, 5, 63, 64] {
             assert_eq!(Picks::first(count).into_iter().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
         }

@@ -3,7 +3,7 @@
 use penstock_tables::{Hop, Tunnel, Verdict};
 
 use super::Context;
-use super::batch::{Batch, Origin, Picks, fresh};
+use super::batch::{Batch, Origin, Picks};
 use super::parse::{self, Parsed};
 use super::punt::{self, Twin, Twins};
 use crate::port::Frame;
@@ -34,7 +34,8 @@ pub fn sort<F: Frame>(
         let Some((frame, meta)) = batch.get(index) else { continue };
         let class = match parse::frame(frame, &facts) {
             Parsed::Ip(ip) => {
-                *meta = fresh(ip, ethernet::HEADER, port, Origin::Wire);
+                meta.begin(ip, ethernet::HEADER, port, Origin::Wire);
+                let ip = &meta.ip;
                 let route = fib.find(ip.destination());
                 meta.route = route;
                 let local = route.is_local();
@@ -49,7 +50,7 @@ pub fn sort<F: Frame>(
                 } else if local && ip.protocol() == ipv4::ESP && !ip.fragment() {
                     Class::Esp(ethernet::HEADER + usize::from(ip.header_len()))
                 } else {
-                    classify(&ip, frame.data(), facts.spec.public, local, cx)
+                    classify(ip, frame.data(), facts.spec.public, local, cx)
                 }
             }
             Parsed::Other => Class::Kernel,

@@ -6,7 +6,7 @@ use penstock_tables::Verdict;
 use penstock_tables::replay::{Marked, Refused};
 
 use super::Context;
-use super::batch::{Batch, Meta, Origin, Picks, fresh};
+use super::batch::{Batch, Meta, Origin, Picks};
 use super::flow::{Flow, Flows};
 use crate::crypto::{Aad, Direction, Job, TAG_LEN};
 use crate::port::{BURST, Frame};
@@ -86,18 +86,18 @@ fn decrypt<'a, F: Frame>(
     for (index, frame, meta) in batch.each(sealed) {
         match admit(frame, meta, flows) {
             Ok((number, job)) => {
-                list.push(Opening { number, index: index as u8, flow: meta.run, wrong: None });
+                list.push(Opening { number, index: index as u8, flow: meta.sa, wrong: None });
                 jobs.push(job);
             }
             Err(verdict) => refused.push((index as u8, verdict)),
         }
     }
     cx.engine.run(&mut jobs);
-    let right = Picks::of(Picks::first(jobs.len()), jobs.iter().map(|job| job.done));
+    let right = Picks::of(jobs.iter().map(|job| job.done));
     drop(jobs);
     for (index, verdict) in refused {
         let meta = batch.meta(usize::from(index));
-        flows.refuse(meta.run, verdict, cx);
+        flows.refuse(meta.sa, verdict, cx);
         cx.end_of(batch, usize::from(index), verdict);
     }
     right
@@ -149,7 +149,7 @@ fn admit<'f, 'a: 'f, F: Frame>(
     let at = usize::from(meta.esp);
     let packet = frame.data_mut().get_mut(at..).unwrap_or_default();
     let header = esp::parse(packet).ok_or(Verdict::EspTruncated)?;
-    let flow = flows.at(meta.run);
+    let flow = flows.at(meta.sa);
     flow.usable()?;
     let number = flow.number(header.sequence);
     flow.window().check(number).map_err(verdict_of)?;
@@ -241,7 +241,7 @@ fn unwrap<F: Frame>(
         // The next tunnel copies it from here.
         inner = ip.with_ecn(ecn);
     }
-    *meta = fresh(inner, 0, meta.port, Origin::Tunnel(flow.tunnel()));
+    meta.begin(inner, 0, meta.port, Origin::Tunnel(flow.tunnel()));
     Ok(inner.total_len())
 }
 

@@ -7,7 +7,7 @@ use penstock_tables::events::Event;
 use penstock_tables::{Adjacency, Tunnel, Verdict};
 
 use super::batch::{Batch, Meta, Origin, Picks};
-use super::run::{Reserved, Runs};
+use super::run::{Leaving, Reserved, Runs};
 use super::{Context, WorkerPort, tx};
 use crate::crypto::{Direction, Job, TAG_LEN};
 use crate::port::{AREA, BURST, Frame, Port};
@@ -19,6 +19,8 @@ pub struct Exit<'a> {
     tunnel: Option<&'a Tunnel>,
     /// Slot of the SA that seals, and next hop of the outer packet; `None` where something is missing.
     way: Option<(u32, Adjacency)>,
+    /// Place of that SA among those of the burst, once a packet of it leaves.
+    place: Option<u8>,
     inner_mtu: u16,
 }
 
@@ -26,7 +28,7 @@ impl<'a> Exit<'a> {
     /// Of no tunnel yet.
     #[inline(always)]
     pub fn none() -> Exit<'a> {
-        Exit { slot: penstock_tables::NONE, tunnel: None, way: None, inner_mtu: u16::MAX }
+        Exit { slot: penstock_tables::NONE, tunnel: None, way: None, place: None, inner_mtu: u16::MAX }
     }
 
     /// Turns to the tunnel in `slot`, for a packet of `inner` octets: what it needs of the key is fetched.
@@ -55,7 +57,7 @@ impl<'a> Exit<'a> {
             cx.engine.prefetch(tables.outbound_key(sa), usize::from(inner) + esp::TRAILER);
             (usize::from(way.1.port) < cx.ports.len()).then_some(way)
         });
-        Exit { slot, tunnel, way, inner_mtu: tunnel.map_or(u16::MAX, Tunnel::inner_mtu) }
+        Exit { slot, tunnel, way, place: None, inner_mtu: tunnel.map_or(u16::MAX, Tunnel::inner_mtu) }
     }
 
     /// Whether a packet may be sealed there: selectors, size, SA and next hop.
@@ -104,34 +106,36 @@ pub fn admit<'a, F: Frame>(
     index: usize,
     tunnel: u32,
     exit: &mut Exit<'a>,
-    sealing: &mut Picks,
+    leaving: &mut Leaving,
     batch: &mut Batch<F>,
     cx: &mut Context<'a>,
 ) {
     let meta = batch.meta_mut(index);
     exit.turn(tunnel, meta.ip.total_len(), cx);
     match exit.check(meta, cx) {
-        Ok((slot, next)) => {
-            (meta.sa, meta.next) = (slot, next);
-            sealing.insert(index);
+        Ok((sa, next)) => {
+            let place = *exit.place.get_or_insert_with(|| leaving.place(sa, next));
+            (meta.sa, meta.out) = (place, next.port);
+            leaving.add(index, place);
         }
         Err(verdict) => cx.end_of(batch, index, verdict),
     }
 }
 
-/// Seals the picked packets and queues each at its port.
+/// Seals the packets that leave and queues each at its port.
 #[inline(always)]
 pub fn seal<'a, P: Port>(
-    picks: Picks,
+    leaving: &Leaving,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     cx: &mut Context<'a>,
 ) {
-    if picks.is_empty() {
+    if leaving.picks().is_empty() {
         return;
     }
-    let mut runs = Runs::reserve(picks, batch, cx);
-    let sealed = encrypt_all(picks, &mut runs, batch, cx);
+    let mut runs = Runs::new();
+    runs.reserve(leaving, cx);
+    let sealed = encrypt_all(leaving.picks(), &mut runs, batch, cx);
     runs.close(cx);
     send(sealed, batch, ports, cx);
 }
@@ -146,14 +150,17 @@ pub struct Sealing {
 }
 
 /// First part of [`seal`]: reserves a run of numbers per SA, before any of them is used.
-pub fn reserve<F: Frame>(picks: Picks, work: &mut Sealing, batch: &mut Batch<F>, cx: &mut Context<'_>) {
-    work.picks = picks;
-    work.reserved = Runs::reserve(picks, batch, cx).numbers();
+pub fn reserve(leaving: &Leaving, work: &mut Sealing, cx: &Context<'_>) {
+    work.picks = leaving.picks();
+    let mut runs = Runs::new();
+    runs.reserve(leaving, cx);
+    runs.numbers(&mut work.reserved);
 }
 
 /// Second part, which needs no order and may be done by another worker: headers, trailers, engine.
 pub fn encrypt<F: Frame>(work: &mut Sealing, batch: &mut Batch<F>, cx: &mut Context<'_>) {
-    let mut runs = Runs::again(&mut work.reserved, cx);
+    let mut runs = Runs::new();
+    runs.again(&mut work.reserved, cx);
     work.sealed = encrypt_all(work.picks, &mut runs, batch, cx);
     runs.close(cx);
 }
@@ -167,7 +174,7 @@ pub fn send<P: Port>(
     cx: &mut Context<'_>,
 ) {
     for index in sealed {
-        let port = usize::from(batch.meta(index).next.port);
+        let port = usize::from(batch.meta(index).out);
         if let Some(frame) = batch.take(index) {
             tx::queue(&mut ports[port], frame, cx);
         }
@@ -195,8 +202,13 @@ fn encrypt_all<'a, F: Frame>(
         }
     }
     cx.engine.run(&mut jobs);
-    let failed = Picks::of(ready, jobs.iter().map(|job| !job.done));
+    let right = Picks::of(jobs.iter().map(|job| job.done));
+    let count = jobs.len();
     drop(jobs);
+    let failed = match right == Picks::first(count) {
+        true => Picks::default(),
+        false => ready.without(ready.chosen(right)),
+    };
     for (index, verdict) in refused {
         cx.end_of(batch, usize::from(index), verdict);
     }
@@ -219,17 +231,18 @@ fn write<'f, 'a: 'f, F: Frame>(
     // No octet follows the packet: `parse` cut it.
     let inner = usize::from(meta.ip.total_len());
     let padding = esp::padding(inner);
-    let tail = padding + esp::TRAILER + TAG_LEN;
+    let sealed = inner + padding + esp::TRAILER;
+    let tail = sealed - inner + TAG_LEN;
     let (header, text) = frame.wrap(meta.l3, run.head.total(), tail as u8).ok_or(Verdict::NoHeadroom)?;
     if let Some(trailer) = text.get_mut(inner..).and_then(|tail| tail.first_chunk_mut()) {
         esp::write_ipv4_trailer(trailer, padding);
     }
     // Forwarding takes one hop of the TTL (RFC 1812 5.3.1); what the gateway itself sends starts whole.
     if meta.origin != Origin::Kernel && !meta.answer {
-        ipv4::decrement_ttl(text);
+        meta.ip.forward(text);
     }
     run.count(inner);
-    let aad = run.head.write(header, meta.ip.tos(), meta.ip.dont_fragment(), inner, number);
+    let aad = run.head.write(header, &meta.ip, sealed, number);
     Ok(Job { key: run.key(), iv: number.to_be_bytes(), aad, direction: Direction::Seal, text, done: false })
 }
 

@@ -120,7 +120,7 @@ impl<'a> Flows<'a> {
             let header = esp.first_chunk::<8>();
             let (spi, low) = header.map_or((0, 0), |header| (read_u32(header, 0), read_u32(header, 4)));
             let at = slots.place(spi);
-            meta.run = at as u8;
+            meta.sa = at as u8;
             firsts[at] = (low, esp.len());
         }
         let mut flows = ArrayVec::new();

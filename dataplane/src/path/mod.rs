@@ -44,6 +44,7 @@ use crate::port::{Burst, Frame, Port};
 use answer::RateLimit;
 use batch::Batch;
 use punt::Twins;
+use run::Leaving;
 use spread::Spread;
 
 /// A port as a worker has it.
@@ -198,15 +199,16 @@ impl<P: Port> Worker<P> {
             probe.done(Stage::Classify);
             let opened = decap::open(sealed, batch, cx);
             probe.done(Stage::Decap);
-            let leaving = route::forward(clear, opened, batch, ports, twins, cx);
+            let mut leaving = Leaving::new();
+            route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
             probe.done(Stage::Route);
-            encap::seal(leaving, batch, ports, cx);
+            encap::seal(&leaving, batch, ports, cx);
             probe.done(Stage::Encap);
         }
         if spread.takes_from_kernel() {
-            let (leaving, count) = rx::from_kernel(twins, batch, ports, cx);
-            received += count;
-            spread::seal(leaving, batch, ports, twins, spread, cx);
+            let mut leaving = Leaving::new();
+            received += rx::from_kernel(twins, batch, ports, &mut leaving, cx);
+            spread::seal(&leaving, batch, ports, twins, spread, cx);
         }
         ports.iter_mut().for_each(|port| tx::flush(port, cx));
         probe.done(Stage::Tx);

@@ -8,6 +8,7 @@ use penstock_tables::{Adjacency, Hop, Note, Route, Verdict};
 use super::batch::{Batch, Meta, Origin, Picks};
 use super::encap::{self, Exit};
 use super::punt::{self, Twins};
+use super::run::Leaving;
 use super::{Context, WorkerPort, answer, tx};
 use crate::port::{AREA, Frame, Port};
 use crate::wire::icmp::Error;
@@ -32,8 +33,8 @@ struct Link {
 /// Octets that hold a tagged header.
 const LINK: usize = 32;
 
-/// Sends every packet on its way: the clear ones, whose route is known, and those that were opened. Returns what is to be
-/// sealed.
+/// Sends every packet on its way: the clear ones, whose route is known, and those that were opened. What is to be sealed is
+/// added to `leaving`.
 #[inline(always)]
 pub fn forward<'a, P: Port>(
     clear: Picks,
@@ -41,9 +42,9 @@ pub fn forward<'a, P: Port>(
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
+    leaving: &mut Leaving,
     cx: &mut Context<'a>,
-) -> Picks {
-    let mut sealing = Picks::default();
+) {
     let nowhere = Link { port: 0, len: 0, mtu: 0, header: [0; LINK] };
     let mut ways = Ways { exit: Exit::none(), index: penstock_tables::NONE, next: nowhere };
     let fib = cx.tables.fib();
@@ -53,15 +54,14 @@ pub fn forward<'a, P: Port>(
     }
     for index in opened.with(clear) {
         match ways.quick(batch.meta(index), cx) {
-            Some(Way::Tunnel(slot)) => encap::admit(index, slot, &mut ways.exit, &mut sealing, batch, cx),
+            Some(Way::Tunnel(slot)) => encap::admit(index, slot, &mut ways.exit, leaving, batch, cx),
             Some(Way::Clear) => send(index, &ways.next, batch, ports, cx),
             None => {
                 let step = step(batch.meta(index), &mut ways, cx);
-                otherwise(index, step, &mut ways, &mut sealing, batch, ports, twins, cx);
+                otherwise(index, step, &mut ways, leaving, batch, ports, twins, cx);
             }
         }
     }
-    sealing
 }
 
 /// Where most packets go.
@@ -89,7 +89,7 @@ fn otherwise<'a, P: Port>(
     index: usize,
     step: Step,
     ways: &mut Ways<'a>,
-    sealing: &mut Picks,
+    leaving: &mut Leaving,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
@@ -102,9 +102,9 @@ fn otherwise<'a, P: Port>(
                 punt::decrypted(twins, frame, meta, cx);
             }
         }
-        Step::Tell(error) => reply(index, error, ways, sealing, batch, ports, twins, cx),
+        Step::Tell(error) => reply(index, error, ways, leaving, batch, ports, twins, cx),
         Step::End(verdict) => cx.end_of(batch, index, verdict),
-        Step::Seal(slot) => encap::admit(index, slot, &mut ways.exit, sealing, batch, cx),
+        Step::Seal(slot) => encap::admit(index, slot, &mut ways.exit, leaving, batch, cx),
         Step::Clear => send(index, &ways.next, batch, ports, cx),
     }
 }
@@ -209,14 +209,14 @@ fn send<P: Port>(
     ports: &mut [WorkerPort<P>],
     cx: &mut Context<'_>,
 ) {
-    let (l3, answer) = (batch.meta(index).l3, batch.meta(index).answer);
     let Some(mut frame) = batch.take(index) else { return };
+    let Meta { ip, l3, answer, .. } = *batch.meta(index);
     let Some((area, packet)) = frame.wrap(l3, next.len, 0) else {
         return cx.end(frame, Verdict::NoHeadroom);
     };
     area[AREA - LINK..].copy_from_slice(&next.header);
     if !answer {
-        ipv4::decrement_ttl(packet);
+        ip.forward(packet);
     }
     tx::queue(&mut ports[usize::from(next.port)], frame, cx);
 }
@@ -227,7 +227,7 @@ fn reply<'a, P: Port>(
     index: usize,
     error: Error,
     ways: &mut Ways<'a>,
-    sealing: &mut Picks,
+    leaving: &mut Leaving,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
@@ -245,6 +245,6 @@ fn reply<'a, P: Port>(
     match step(batch.meta(index), ways, cx) {
         // An answer is never answered.
         Step::Tell(_) => cx.end_of(batch, index, drop),
-        step => otherwise(index, step, ways, sealing, batch, ports, twins, cx),
+        step => otherwise(index, step, ways, leaving, batch, ports, twins, cx),
     }
 }

@@ -4,6 +4,7 @@ use penstock_tables::{Hop, Note, Verdict};
 
 use super::batch::{Batch, Origin, Picks, fresh};
 use super::encap::{self, Exit};
+use super::run::Leaving;
 use super::punt::{Twin, Twins};
 use super::{Context, WorkerPort, parse, tx};
 use crate::port::{BURST, Burst, Frame, Port};
@@ -21,21 +22,22 @@ pub fn receive<P: Port>(queue: &mut P, batch: &mut Batch<P::Frame>, cx: &mut Con
 }
 
 /// What the kernel sent through the twins: to the wire as it is, or into a tunnel where the destination belongs to one,
-/// so that the gateway's own traffic never leaves in the clear either. Returns what is to be sealed, and how many frames
-/// there were.
-pub fn from_kernel<'a, P: Port>(
+/// so that the gateway's own traffic never leaves in the clear either. What is to be sealed is added to `leaving`; returns
+/// how many frames there were.
+pub fn from_kernel<P: Port>(
     twins: &mut Twins<P::Frame>,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
-    cx: &mut Context<'a>,
-) -> (Picks, usize) {
-    let (mut sealing, mut exit) = (Picks::default(), Exit::none());
+    leaving: &mut Leaving,
+    cx: &mut Context<'_>,
+) -> usize {
+    let mut exit = Exit::none();
     let mut count = 0;
     while count < BURST {
         let Some((twin, frame)) = twins.from_kernel.pop() else { break };
         cx.tally.received += 1;
         cx.tally.note(Note::FromKernel, 1);
-        let leaving = match twin {
+        let inner = match twin {
             Twin::Port(port) if usize::from(port) < ports.len() => own(frame, port, ports, cx),
             Twin::Port(_) => {
                 cx.end(frame, Verdict::PortDown);
@@ -43,12 +45,12 @@ pub fn from_kernel<'a, P: Port>(
             }
             Twin::Tunnel(tunnel) => Some((frame, 0, tunnel)),
         };
-        if let Some((frame, l3, tunnel)) = leaving {
-            into_tunnel(frame, l3, tunnel, count, &mut exit, &mut sealing, batch, cx);
+        if let Some((frame, l3, tunnel)) = inner {
+            into_tunnel(frame, l3, tunnel, count, &mut exit, leaving, batch, cx);
         }
         count += 1;
     }
-    (sealing, count)
+    count
 }
 
 /// A frame of the kernel for the wire of its port; given back where it belongs to a tunnel: frame, place of the IPv4
@@ -109,7 +111,7 @@ fn into_tunnel<'a, F: Frame>(
     tunnel: u32,
     index: usize,
     exit: &mut Exit<'a>,
-    sealing: &mut Picks,
+    leaving: &mut Leaving,
     batch: &mut Batch<F>,
     cx: &mut Context<'a>,
 ) {
@@ -117,7 +119,7 @@ fn into_tunnel<'a, F: Frame>(
         Err(verdict) => cx.end(frame, verdict),
         Ok(ip) => match batch.put(index, frame, fresh(ip, l3, 0, Origin::Kernel)) {
             Some(refused) => cx.end(refused, Verdict::TransmitFull),
-            None => encap::admit(index, tunnel, exit, sealing, batch, cx),
+            None => encap::admit(index, tunnel, exit, leaving, batch, cx),
         },
     }
 }

@@ -35,6 +35,7 @@ use super::batch::{Batch, Picks};
 use super::decap::{self, Openings};
 use super::encap::{self, Sealing};
 use super::punt::Twins;
+use super::run::Leaving;
 use super::{Context, WorkerPort, classify, route};
 use crate::port::{Frame, Port};
 
@@ -215,8 +216,9 @@ pub fn hand<P: Port>(
     if !cx.ports[usize::from(port)].spec.public {
         let (sealed, clear) = classify::sort(arrived, port, batch, twins, cx);
         let opened = decap::open(sealed, batch, cx);
-        let leaving = route::forward(clear, opened, batch, ports, twins, cx);
-        return seal(leaving, batch, ports, twins, spread, cx);
+        let mut leaving = Leaving::new();
+        route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
+        return seal(&leaving, batch, ports, twins, spread, cx);
     }
     // `Spread::is_full` was asked before the burst was received.
     let Some(mut parcel) = spread.spare.pop() else { return };
@@ -228,17 +230,17 @@ pub fn hand<P: Port>(
 /// Seals the picked packets behind all that wait to be sealed.
 #[inline(always)]
 pub fn seal<P: Port>(
-    leaving: Picks,
+    leaving: &Leaving,
     batch: &mut Box<Batch<P::Frame>>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
     spread: &mut Spread<P::Frame>,
     cx: &mut Context<'_>,
 ) {
-    if !spread.role.alone || !spread.waits() && leaving.count() < HAND_MIN {
+    if !spread.role.alone || !spread.waits() && leaving.picks().count() < HAND_MIN {
         return encap::seal(leaving, batch, ports, cx);
     }
-    if leaving.is_empty() {
+    if leaving.picks().is_empty() {
         return;
     }
     match spread.spare.pop() {
@@ -253,15 +255,15 @@ pub fn seal<P: Port>(
 
 /// Reserves the numbers of packets that are in the parcel already, and parks it.
 fn park_sealing<F: Frame>(
-    leaving: Picks,
+    leaving: &Leaving,
     mut parcel: Box<Parcel<F>>,
     twins: &mut Twins<F>,
     spread: &mut Spread<F>,
     cx: &mut Context<'_>,
 ) {
-    encap::reserve(leaving, &mut parcel.sealing, &mut parcel.batch, cx);
+    encap::reserve(leaving, &mut parcel.sealing, cx);
     parcel.work = Work::Seal;
-    park(parcel, leaving.count(), twins, spread, cx);
+    park(parcel, leaving.picks().count(), twins, spread, cx);
 }
 
 /// Puts a parcel at the end of the order, and to work.
@@ -383,10 +385,13 @@ fn end<P: Port>(
             parcel.batch.prefetch();
             let opened = decap::accept(&parcel.opening, &mut parcel.batch, cx);
             let (clear, batch) = (parcel.clear, &mut parcel.batch);
-            let leaving = route::forward(clear, opened, batch, ports, twins, cx);
+            let mut leaving = Leaving::new();
+            route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
             match spread.role.alone {
-                true if !leaving.is_empty() => return park_sealing(leaving, parcel, twins, spread, cx),
-                _ => encap::seal(leaving, batch, ports, cx),
+                true if !leaving.picks().is_empty() => {
+                    return park_sealing(&leaving, parcel, twins, spread, cx);
+                }
+                _ => encap::seal(&leaving, batch, ports, cx),
             }
         }
     }

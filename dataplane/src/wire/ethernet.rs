@@ -38,7 +38,11 @@ pub fn parse(frame: &[u8]) -> Option<Ethernet> {
 #[inline(always)]
 pub fn is_ipv4_to(frame: &[u8], mac: [u8; 6]) -> bool {
     let Some(header) = frame.first_chunk::<HEADER>() else { return false };
-    header[..6] == mac && header[12..] == IPV4.to_be_bytes()
+    let [a, b, c, d, e, f, g, h, ..] = *header;
+    let found = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let [a, b, c, d, e, f] = mac;
+    let wanted = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    (found ^ wanted) << 16 == 0 && header[12..] == IPV4.to_be_bytes()
 }
 
 /// Octets of the header that [`write`] makes for a port with this VLAN (0: untagged).

@@ -11,7 +11,8 @@ pub const UDP: u8 = 17;
 /// ESP.
 pub const ESP: u8 = 50;
 
-/// A whole, well-formed header without its options, in network order: what it says is read where it is asked for.
+/// A whole, well-formed header without its options, in network order: what it says is read where it is asked for. In words,
+/// as it is read and written: a load that spans several stores which are still on their way has to wait for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4 {
     words: [u32; HEADER / 4],
@@ -93,19 +94,31 @@ impl Ipv4 {
         u32::from_be(self.words[1]) & 0x1fff != 0
     }
 
-    /// The same with other ECN bits.
-    #[inline]
-    pub fn with_ecn(mut self, ecn: u8) -> Ipv4 {
-        let mut octets = self.words[0].to_ne_bytes();
-        octets[1] = (octets[1] & !3) | (ecn & 3);
-        self.words[0] = u32::from_ne_bytes(octets);
-        self
-    }
-
     /// The one's complement sum of its words, not folded.
     #[inline(always)]
     fn sum(&self) -> u64 {
         self.words.iter().map(|word| u64::from(*word)).sum()
+    }
+
+    /// The same with other ECN bits.
+    #[inline]
+    pub fn with_ecn(self, ecn: u8) -> Ipv4 {
+        let mut octets = [0; HEADER];
+        octets.iter_mut().enumerate().for_each(|(at, octet)| *octet = self.octet(at));
+        set_ecn(&mut octets, ecn);
+        Ipv4::new(&octets)
+    }
+
+    /// Writes the header into `packet` as it leaves: one hop taken from its TTL (at least 1; RFC 1812 5.3.1) and the checksum
+    /// mended (RFC 1624). The packet's own octets are not read, since some of them may just have been written.
+    #[inline(always)]
+    pub fn forward(&self, packet: &mut [u8]) {
+        let Some(place) = packet.get_mut(8..12) else { return };
+        let word = u32::from_be(self.words[2]);
+        // One less in the first octet of a word: one more, end-around, in the complement of the sum.
+        let sum = (word & 0xffff) + 0x100;
+        let sum = (sum + u32::from(sum >= 0xffff)) & 0xffff;
+        place.copy_from_slice(&(word.wrapping_sub(1 << 24) & 0xffff_0000 | sum).to_be_bytes());
     }
 }
 
@@ -133,7 +146,8 @@ pub fn parse(octets: &[u8]) -> Result<Ipv4, Wrong> {
         }
     } else if total_len < HEADER || total_len > octets.len() {
         return Err(Wrong::Malformed);
-    } else if fold(ip.sum()) != 0xffff {
+    } else if !ip.sum().is_multiple_of(0xffff) {
+        // A sum folds to 0xffff where it is a multiple of it, and this one is not 0.
         return Err(Wrong::Checksum);
     }
     Ok(ip)
@@ -214,16 +228,6 @@ pub fn complete(
     header[..4].copy_from_slice(&(first | 0x4500_0000).to_be_bytes());
     header[4..8].copy_from_slice(&second.to_be_bytes());
     header[10..12].copy_from_slice(&(!fold(sum)).to_ne_bytes());
-}
-
-/// Takes one hop from the TTL (at least 1) and mends the checksum (RFC 1624); less than a header stays as it is.
-#[inline(always)]
-pub fn decrement_ttl(header: &mut [u8]) {
-    let Some(header) = header.first_chunk_mut::<HEADER>() else { return };
-    header[8] = header[8].wrapping_sub(1);
-    // One less in the first octet of a word: one more, end-around, in the complement of the sum.
-    let sum = u32::from(read_u16(header, 10)) + 0x100;
-    header[10..12].copy_from_slice(&((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes());
 }
 
 /// Changes the two ECN bits and mends the checksum.
@@ -355,8 +359,10 @@ mod tests {
                 let mut octets = header(28);
                 (octets[8], octets[1]) = (ttl, tos);
                 write_checksum(&mut octets[..20]);
-                decrement_ttl(&mut octets);
+                let ip = parse(&octets).unwrap().with_ecn(tos >> 3);
                 set_ecn(&mut octets, tos >> 3);
+                ip.forward(&mut octets);
+                assert_eq!((octets[8], octets[1] & 3), (ttl - 1, tos >> 3 & 3));
                 assert_eq!(checksum(&octets[..20]), 0, "ttl {ttl} tos {tos}");
             }
         }
