@@ -123,12 +123,12 @@ impl Frame for Mbuf {
         let room: u16 = self.read(sys::PENSTOCK_MBUF_BUF_LEN);
         let (off, len, room) =
             (usize::from(self.data_off()), usize::from(self.data_len()), usize::from(room));
-        let cut = usize::from(cut).min(len);
-        let head = usize::from(head).min(AREA);
-        let (packet, rest) = (off + cut, len - cut + usize::from(tail));
-        if packet < AREA || packet + rest > room {
+        let (cut, head) = (usize::from(cut), usize::from(head).min(AREA));
+        let packet = off + cut;
+        if cut > len || packet < AREA || off + len + usize::from(tail) > room {
             return None;
         }
+        let rest = len - cut + usize::from(tail);
         // Within `room`, which is 16 bits wide.
         self.reshape((packet - head) as u16, (rest + head) as u16);
         let buffer: *mut u8 = self.read(sys::PENSTOCK_MBUF_BUF_ADDR);
@@ -142,9 +142,9 @@ impl Frame for Mbuf {
 
     #[inline(always)]
     fn narrow(&mut self, at: usize, len: usize) {
-        let (off, all) = (self.data_off(), self.data_len());
-        let at = at.min(usize::from(all)) as u16;
-        self.reshape(off + at, len.min(usize::from(all - at)) as u16);
+        let (off, all) = (self.data_off(), usize::from(self.data_len()));
+        let at = at.min(all);
+        self.reshape(off + at as u16, len.min(all - at) as u16);
     }
 
     #[inline]

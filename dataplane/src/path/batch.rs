@@ -35,7 +35,7 @@ pub struct Meta {
     pub answer: bool,
     /// Where it came from.
     pub origin: Origin,
-    /// Where its destination leads; of a decrypted packet, only after `route`.
+    /// Where its destination leads.
     pub route: Route,
     /// Place of its SA among those of the burst: of a packet to seal (`run`), of ESP for us (`flow`).
     pub sa: u8,

@@ -4,6 +4,7 @@ use penstock_tables::{Hop, Tunnel, Verdict};
 
 use super::Context;
 use super::batch::{Batch, Origin, Picks};
+use super::flow::Arriving;
 use super::parse::{self, Parsed};
 use super::punt::{self, Twin, Twins};
 use crate::port::Frame;
@@ -18,25 +19,25 @@ enum Class {
     End(Verdict),
 }
 
-/// Sorts the packets that came in by `port`: returns ESP for us, and what is to be forwarded.
-#[inline(always)]
+/// Sorts the packets that came in by `port`: adds ESP for us to `arriving`, and returns what is to be forwarded.
+#[inline(never)]
 pub fn sort<F: Frame>(
     arrived: Picks,
     port: u8,
     batch: &mut Batch<F>,
     twins: &mut Twins<F>,
+    arriving: &mut Arriving,
     cx: &mut Context<'_>,
-) -> (Picks, Picks) {
-    let (mut sealed, mut clear) = (Picks::default(), Picks::default());
+) -> Picks {
+    let mut clear = Picks::default();
     let facts = cx.ports[usize::from(port)];
-    let fib = cx.tables.fib();
     for index in arrived {
         let Some((frame, meta)) = batch.get(index) else { continue };
         let class = match parse::frame(frame, &facts) {
             Parsed::Ip(ip) => {
                 meta.begin(ip, ethernet::HEADER, port, Origin::Wire);
                 let ip = &meta.ip;
-                let route = fib.find(ip.destination());
+                let route = cx.fib.find(ip.destination());
                 meta.route = route;
                 let local = route.is_local();
                 if ipv4::is_group(ip.destination()) {
@@ -59,10 +60,7 @@ pub fn sort<F: Frame>(
         match class {
             Class::Esp(at) => {
                 meta.esp = at as u16;
-                if let Some(spi) = frame.data().get(at..).and_then(|esp| esp.first_chunk::<4>()) {
-                    cx.tables.prefetch_inbound(u32::from_be_bytes(*spi));
-                }
-                sealed.insert(index);
+                arriving.add(index, frame.data().get(at..).unwrap_or_default(), meta, cx);
             }
             Class::Kernel => {
                 if let Some(frame) = batch.take(index) {
@@ -72,7 +70,7 @@ pub fn sort<F: Frame>(
             Class::End(verdict) => cx.end_of(batch, index, verdict),
         }
     }
-    (sealed, clear)
+    clear
 }
 
 /// What is not plaintext to forward, and not ESP without UDP.

@@ -2,12 +2,12 @@
 //! trailer, selectors (RFC 4301 section 5.2), ECN (RFC 6040).
 
 use arrayvec::ArrayVec;
-use penstock_tables::Verdict;
-use penstock_tables::replay::{Marked, Refused};
+use penstock_tables::replay::Marked;
+use penstock_tables::{Tunnel, Verdict};
 
 use super::Context;
 use super::batch::{Batch, Meta, Origin, Picks};
-use super::flow::{Flow, Flows};
+use super::flow::{Arriving, Flow, Flows};
 use crate::crypto::{Aad, Direction, Job, TAG_LEN};
 use crate::port::{BURST, Frame};
 use crate::wire::{esp, ipv4};
@@ -33,39 +33,48 @@ pub struct Openings {
     right: Picks,
 }
 
-/// Opens the picked packets; returns those that are whole, new and allowed.
+/// Opens what arrived; returns the packets that are whole, new and allowed.
 #[inline(always)]
-pub fn open<'a, F: Frame>(sealed: Picks, batch: &mut Batch<F>, cx: &mut Context<'a>) -> Picks {
-    if sealed.is_empty() {
+pub fn open<'a, F: Frame>(arriving: &Arriving, batch: &mut Batch<F>, cx: &mut Context<'a>) -> Picks {
+    if arriving.picks().is_empty() {
         return Picks::default();
     }
-    let mut flows = Flows::find(sealed, batch, cx);
+    let mut flows = Flows::new();
+    flows.find(arriving, cx);
     let mut list = ArrayVec::new();
-    let right = decrypt(sealed, &mut list, &flows, batch, cx);
-    accept_all(&list, right, &mut flows, batch, cx, |_, frame, meta, flow, cx| {
-        let count = unwrap(frame, meta, flow, cx)?;
+    let right = decrypt(arriving.picks(), &mut list, &flows, batch, cx);
+    accept_all(&list, right, &mut flows, batch, cx, |_, frame, meta, flow, tunnel, cx| {
+        let count = unwrap(frame, meta, flow, tunnel, cx)?;
         flow.count(count);
         Ok(())
     })
 }
 
 /// The part of [`open`] that needs no order among packets, for a worker that does it for another: all but the marking.
-pub fn verify<'a, F: Frame>(sealed: Picks, work: &mut Openings, batch: &mut Batch<F>, cx: &mut Context<'a>) {
-    let flows = Flows::find(sealed, batch, cx);
+pub fn verify<F: Frame>(
+    arriving: &Arriving,
+    work: &mut Openings,
+    batch: &mut Batch<F>,
+    cx: &mut Context<'_>,
+) {
+    let mut flows = Flows::new();
+    flows.find(arriving, cx);
     work.list.clear();
     work.slots = flows.slots();
-    work.right = decrypt(sealed, &mut work.list, &flows, batch, cx);
+    work.right = decrypt(arriving.picks(), &mut work.list, &flows, batch, cx);
     let right = work.right;
     for (_, opening) in work.list.iter_mut().enumerate().filter(|(at, _)| right.contains(*at)) {
         let Some((frame, meta)) = batch.get(usize::from(opening.index)) else { continue };
-        opening.wrong = unwrap(frame, meta, flows.at(opening.flow), cx).err();
+        let flow = flows.at(opening.flow);
+        opening.wrong = unwrap(frame, meta, flow, cx.tables.tunnel(flow.tunnel()), cx).err();
     }
 }
 
 /// The rest of [`open`], in the order of arrival: window and account. Returns the packets that are whole, new and allowed.
-pub fn accept<'a, F: Frame>(work: &Openings, batch: &mut Batch<F>, cx: &mut Context<'a>) -> Picks {
-    let mut flows = Flows::again(&work.slots, cx);
-    accept_all(&work.list, work.right, &mut flows, batch, cx, |opening, _, meta, flow, _| {
+pub fn accept<F: Frame>(work: &Openings, batch: &mut Batch<F>, cx: &mut Context<'_>) -> Picks {
+    let mut flows = Flows::new();
+    flows.again(&work.slots, cx);
+    accept_all(&work.list, work.right, &mut flows, batch, cx, |opening, _, meta, flow, _, _| {
         opening.wrong.map_or(Ok(()), Err)?;
         flow.count(meta.ip.total_len());
         Ok(())
@@ -73,7 +82,7 @@ pub fn accept<'a, F: Frame>(work: &Openings, batch: &mut Batch<F>, cx: &mut Cont
 }
 
 /// Admits the picked packets and runs the engine over them; returns places in `list` of those whose tag was right.
-#[inline(always)]
+#[inline(never)]
 fn decrypt<'a, F: Frame>(
     sealed: Picks,
     list: &mut ArrayVec<Opening, BURST>,
@@ -104,31 +113,39 @@ fn decrypt<'a, F: Frame>(
 }
 
 /// Marks the numbers of all whose tag was right, in order, and looks `inside` those that are new.
-#[inline(always)]
+#[inline(never)]
 fn accept_all<'a, F: Frame>(
     list: &[Opening],
     right: Picks,
     flows: &mut Flows<'a>,
     batch: &mut Batch<F>,
     cx: &mut Context<'a>,
-    inside: impl Fn(&Opening, &mut F, &mut Meta, &mut Flow<'a>, &Context<'a>) -> Result<(), Verdict>,
+    inside: impl Fn(
+        &Opening,
+        &mut F,
+        &mut Meta,
+        &mut Flow<'a>,
+        Option<&Tunnel>,
+        &Context<'a>,
+    ) -> Result<(), Verdict>,
 ) -> Picks {
     let mut opened = Picks::default();
     let mut rest = list;
     while let Some(group) = Group::mark(rest, list.len() - rest.len(), right, flows) {
         let (now, later) = rest.split_at(group.len);
+        let flow = flows.at_mut(now[0].flow);
+        let tunnel = cx.tables.tunnel(flow.tunnel());
         for (at, opening) in now.iter().enumerate() {
             let index = usize::from(opening.index);
             let Some((frame, meta)) = batch.get(index) else { continue };
-            let flow = flows.at_mut(opening.flow);
             let done = group.verdict(at, opening, flow).and_then(|()| {
                 flow.opened += 1;
-                inside(opening, frame, meta, flow, cx)
+                inside(opening, frame, meta, flow, tunnel, cx)
             });
             match done {
                 Ok(()) => opened.insert(index),
                 Err(verdict) => {
-                    flows.refuse(opening.flow, verdict, cx);
+                    flow.refuse(verdict, cx);
                     cx.end_of(batch, index, verdict);
                 }
             }
@@ -152,7 +169,7 @@ fn admit<'f, 'a: 'f, F: Frame>(
     let flow = flows.at(meta.sa);
     flow.usable()?;
     let number = flow.number(header.sequence);
-    flow.window().check(number).map_err(verdict_of)?;
+    flow.check(number)?;
     let aad =
         if flow.esn() { Aad::with_esn(header.spi, number) } else { Aad::new(header.spi, header.sequence) };
     let text = packet.get_mut(esp::HEADER + esp::IV..).unwrap_or_default();
@@ -162,6 +179,8 @@ fn admit<'f, 'a: 'f, F: Frame>(
 /// Packets in a row of one SA and one block of its window, whose numbers are marked at once.
 struct Group {
     len: usize,
+    /// All of them may go on.
+    all: bool,
     /// One bit for each packet whose tag was right.
     right: u64,
     /// One bit for each packet with a number that one before it has.
@@ -176,7 +195,8 @@ impl Group {
         let first = openings.first()?;
         let window = flows.at(first.flow).window();
         let block = window.block(first.number).0;
-        let mut group = Group { len: 0, right: 0, again: 0, marked: Marked { new: 0, old: 0 } };
+        let mut group =
+            Group { len: 0, all: false, right: 0, again: 0, marked: Marked { new: 0, old: 0 } };
         let mut bits = 0;
         for opening in openings {
             let (its, bit) = window.block(opening.number);
@@ -193,12 +213,19 @@ impl Group {
         if bits != 0 {
             group.marked = window.mark_block(block, bits);
         }
+        // So many different numbers, all of them new: every tag was right, and none is there twice.
+        group.all = group.marked.new.count_ones() as usize == group.len;
         Some(group)
     }
 
     /// Whether packet `at` may go on.
     #[inline(always)]
     fn verdict(&self, at: usize, opening: &Opening, flow: &Flow<'_>) -> Result<(), Verdict> {
+        if self.all { Ok(()) } else { self.look(at, opening, flow) }
+    }
+
+    #[cold]
+    fn look(&self, at: usize, opening: &Opening, flow: &Flow<'_>) -> Result<(), Verdict> {
         if self.right >> at & 1 == 0 {
             return Err(Verdict::AuthFailed);
         }
@@ -217,39 +244,55 @@ fn unwrap<F: Frame>(
     frame: &mut F,
     meta: &mut Meta,
     flow: &Flow<'_>,
+    tunnel: Option<&Tunnel>,
     cx: &Context<'_>,
 ) -> Result<u16, Verdict> {
     let at = usize::from(meta.esp) + esp::HEADER + esp::IV;
-    let end = frame.len().saturating_sub(TAG_LEN);
-    let text = frame.data().get(at..end).unwrap_or_default();
-    let (payload, next_header) = esp::read_trailer(text).ok_or(Verdict::EspTrailer)?;
-    match next_header {
-        esp::NEXT_IPV4 => {}
-        esp::NEXT_NONE => return Err(Verdict::EspDummy),
-        _ => return Err(Verdict::EspTrailer),
-    }
-    let ip = ipv4::parse(text.get(..payload).unwrap_or_default()).map_err(|_| Verdict::InnerMalformed)?;
-    let tunnel = cx.tables.tunnel(flow.tunnel());
+    let Some((text, _tag)) = frame.data().get(at..).and_then(|text| text.split_last_chunk::<TAG_LEN>()) else {
+        return Err(Verdict::EspTrailer);
+    };
+    let payload = match esp::read_ipv4_trailer(text) {
+        Some(payload) => payload,
+        None => trailer(text)?,
+    };
+    let Some(packet) = text.get(..payload) else { return Err(Verdict::InnerMalformed) };
+    let ip = ipv4::parse(packet).map_err(|_| Verdict::InnerMalformed)?;
+    let outer = meta.ip.tos();
+    meta.begin(ip, 0, meta.port, Origin::Tunnel(flow.tunnel()));
+    let ip = &meta.ip;
     if !tunnel.is_some_and(|tunnel| tunnel.covers_inbound(ip.source(), ip.destination())) {
         return Err(Verdict::SelectorInbound);
     }
-    let ecn = ipv4::ecn_after_tunnel(meta.ip.tos(), ip.tos()).ok_or(Verdict::EcnInvalid)?;
-    frame.narrow(at, usize::from(ip.total_len()));
-    let mut inner = ip;
-    if ecn != ip.tos() & 3 {
-        ipv4::set_ecn(frame.data_mut(), ecn);
-        // The next tunnel copies it from here.
-        inner = ip.with_ecn(ecn);
+    let count = ip.total_len();
+    meta.route = cx.fib.find(ip.destination());
+    frame.narrow(at, usize::from(count));
+    // Other codepoints of the outer header change nothing inside.
+    if outer & 1 != 0 {
+        take_ecn(outer, frame, meta)?;
     }
-    meta.begin(inner, 0, meta.port, Origin::Tunnel(flow.tunnel()));
-    Ok(inner.total_len())
+    Ok(count)
 }
 
-/// The verdict of a number that the window refuses.
-#[inline(always)]
-fn verdict_of(refused: Refused) -> Verdict {
-    match refused {
-        Refused::Replayed => Verdict::Replayed,
-        Refused::TooOld => Verdict::TooOld,
+/// Octets of payload of a text whose trailer is not the shortest that there is.
+#[cold]
+#[inline(never)]
+fn trailer(text: &[u8]) -> Result<usize, Verdict> {
+    match esp::read_trailer(text) {
+        Some((payload, esp::NEXT_IPV4)) => Ok(payload),
+        Some((_, esp::NEXT_NONE)) => Err(Verdict::EspDummy),
+        _ => Err(Verdict::EspTrailer),
     }
+}
+
+/// What congestion on the way, or ECT(1), leaves on the inner packet (RFC 6040 figure 4).
+#[cold]
+#[inline(never)]
+fn take_ecn<F: Frame>(outer: u8, frame: &mut F, meta: &mut Meta) -> Result<(), Verdict> {
+    let ecn = ipv4::ecn_after_tunnel(outer, meta.ip.tos()).ok_or(Verdict::EcnInvalid)?;
+    if ecn != meta.ip.tos() & 3 {
+        ipv4::set_ecn(frame.data_mut(), ecn);
+        // The next tunnel copies it from here.
+        meta.ip = meta.ip.with_ecn(ecn);
+    }
+    Ok(())
 }

@@ -182,7 +182,7 @@ pub fn send<P: Port>(
 }
 
 /// Writes headers and trailers and runs the engine; returns what is sealed.
-#[inline(always)]
+#[inline(never)]
 fn encrypt_all<'a, F: Frame>(
     picks: Picks,
     runs: &mut Runs<'a>,

@@ -3,19 +3,21 @@
 
 use arrayvec::ArrayVec;
 use penstock_tables::events::Event;
-use penstock_tables::replay::Window;
+use penstock_tables::replay::{Refused, Window};
 use penstock_tables::{KeyBlock, Note, Verdict};
 
 use super::Context;
-use super::batch::{Batch, Picks};
+use super::batch::{Meta, Picks};
 use super::slots::Slots;
-use crate::port::{BURST, Frame};
+use crate::port::BURST;
 use crate::wire::read_u32;
 
 /// One SPI in a burst, and its SA.
 pub struct Flow<'a> {
     slot: u32,
     window: Window<'a>,
+    /// The highest number that was marked when the burst arrived: what lies above it is new.
+    highest: u64,
     key: &'a KeyBlock,
     tunnel: u32,
     esn: bool,
@@ -55,7 +57,7 @@ impl<'a> Flow<'a> {
         let sa = cx.tables.inbound(slot);
         let (window, key) = (cx.state.window(slot, sa), cx.tables.inbound_key(slot));
         let (tunnel, esn) = (sa.tunnel(), sa.esn());
-        Flow { slot, window, key, tunnel, esn, refusal, opened: 0, packets: 0, bytes: 0 }
+        Flow { slot, window, highest: u64::MAX, key, tunnel, esn, refusal, opened: 0, packets: 0, bytes: 0 }
     }
 
     /// Whether there is an SA to be used.
@@ -73,7 +75,26 @@ impl<'a> Flow<'a> {
     /// The sequence number of a packet with these transmitted bits.
     #[inline(always)]
     pub fn number(&self, low: u32) -> u64 {
-        if self.esn { self.window.extend(low) } else { u64::from(low) }
+        if self.esn { self.extend(low) } else { u64::from(low) }
+    }
+
+    #[inline(never)]
+    fn extend(&self, low: u32) -> u64 {
+        self.window.extend(low)
+    }
+
+    /// Whether a number may still be accepted.
+    #[inline(always)]
+    pub fn check(&self, number: u64) -> Result<(), Verdict> {
+        if number > self.highest { Ok(()) } else { self.check_marked(number) }
+    }
+
+    #[inline(never)]
+    fn check_marked(&self, number: u64) -> Result<(), Verdict> {
+        self.window.check(number).map_err(|refused| match refused {
+            Refused::Replayed => Verdict::Replayed,
+            Refused::TooOld => Verdict::TooOld,
+        })
     }
 
     /// Its key.
@@ -94,11 +115,58 @@ impl<'a> Flow<'a> {
         self.tunnel
     }
 
+    /// Counts a refusal.
+    #[cold]
+    pub fn refuse(&self, verdict: Verdict, cx: &Context<'_>) {
+        let state = cx.state.inbound(self.slot);
+        match verdict {
+            Verdict::Replayed | Verdict::TooOld => state.account_refused(1, 0),
+            Verdict::AuthFailed => state.account_refused(0, 1),
+            _ => {}
+        }
+    }
+
     /// Counts an inner packet that is allowed.
     #[inline(always)]
     pub fn count(&mut self, octets: u16) {
         self.packets += 1;
         self.bytes += u64::from(octets);
+    }
+}
+
+/// The ESP of a burst, and the SPIs that are in it.
+pub struct Arriving {
+    picks: Picks,
+    spis: Slots,
+    /// Of the first packet with each SPI: transmitted number, octets.
+    firsts: ArrayVec<(u32, usize), BURST>,
+}
+
+impl Arriving {
+    /// None yet.
+    #[inline(always)]
+    pub fn new() -> Arriving {
+        Arriving { picks: Picks::default(), spis: Slots::new(), firsts: ArrayVec::new() }
+    }
+
+    /// The packets.
+    #[inline(always)]
+    pub fn picks(&self) -> Picks {
+        self.picks
+    }
+
+    /// Adds packet `index` of the batch, whose ESP is `esp`. What is too short is refused when it is read whole.
+    #[inline(always)]
+    pub fn add(&mut self, index: usize, esp: &[u8], meta: &mut Meta, cx: &Context<'_>) {
+        let header = esp.first_chunk::<8>();
+        let (spi, low) = header.map_or((0, 0), |header| (read_u32(header, 0), read_u32(header, 4)));
+        let place = self.spis.place(spi);
+        if place == self.firsts.len() {
+            cx.tables.prefetch_inbound(spi);
+            self.firsts.push((low, esp.len()));
+        }
+        meta.sa = place as u8;
+        self.picks.insert(index);
     }
 }
 
@@ -108,26 +176,20 @@ pub struct Flows<'a> {
 }
 
 impl<'a> Flows<'a> {
-    /// Tells every picked packet its flow, and finds the SAs.
+    /// None yet: a list of this size is filled where it stands.
     #[inline(always)]
-    pub fn find<F: Frame>(picks: Picks, batch: &mut Batch<F>, cx: &Context<'a>) -> Flows<'a> {
-        let mut slots = Slots::new();
-        let mut firsts = [(0u32, 0usize); BURST];
-        for index in picks {
-            let Some((frame, meta)) = batch.get(index) else { continue };
-            // What is too short is refused when it is read whole.
-            let esp = frame.data().get(usize::from(meta.esp)..).unwrap_or_default();
-            let header = esp.first_chunk::<8>();
-            let (spi, low) = header.map_or((0, 0), |header| (read_u32(header, 0), read_u32(header, 4)));
-            let at = slots.place(spi);
-            meta.sa = at as u8;
-            firsts[at] = (low, esp.len());
+    pub fn new() -> Flows<'a> {
+        Flows { flows: ArrayVec::new() }
+    }
+
+    /// Finds the SAs of what arrived.
+    #[inline(always)]
+    pub fn find(&mut self, arriving: &Arriving, cx: &Context<'a>) {
+        for (spi, first) in arriving.spis.iter().zip(&arriving.firsts) {
+            self.flows.push(Flow::find(spi, *first, cx));
         }
-        let mut flows = ArrayVec::new();
-        for (spi, first) in slots.iter().zip(firsts) {
-            flows.push(Flow::find(spi, first, cx));
-        }
-        Flows { flows }
+        // What was asked for is on its way from all of them.
+        self.flows.iter_mut().for_each(|flow| flow.highest = flow.window.highest());
     }
 
     /// The slots of the SAs, for [`Flows::again`].
@@ -136,8 +198,8 @@ impl<'a> Flows<'a> {
     }
 
     /// The flows of a burst whose SAs were found before. The slots are still theirs: a quiescent point was not passed since.
-    pub fn again(slots: &[u32], cx: &Context<'a>) -> Flows<'a> {
-        Flows { flows: slots.iter().map(|slot| Flow::of(*slot, None, cx)).collect() }
+    pub fn again(&mut self, slots: &[u32], cx: &Context<'a>) {
+        slots.iter().for_each(|slot| self.flows.push(Flow::of(*slot, None, cx)));
     }
 
     /// The flow at a place.
@@ -155,12 +217,7 @@ impl<'a> Flows<'a> {
     /// Counts a refusal at its SA too.
     #[cold]
     pub fn refuse(&self, place: u8, verdict: Verdict, cx: &Context<'_>) {
-        let state = cx.state.inbound(self.at(place).slot);
-        match verdict {
-            Verdict::Replayed | Verdict::TooOld => state.account_refused(1, 0),
-            Verdict::AuthFailed => state.account_refused(0, 1),
-            _ => {}
-        }
+        self.at(place).refuse(verdict, cx);
     }
 
     /// Adds what was opened to the counters: of each SA, and of the worker.

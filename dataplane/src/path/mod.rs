@@ -35,6 +35,7 @@ use std::sync::Arc;
 
 use penstock_tables::adjacency::{MAX_PORTS, PortSpec};
 use penstock_tables::events::EventRing;
+use penstock_tables::fib::Fib;
 use penstock_tables::quiescence;
 use penstock_tables::worker::Tally;
 use penstock_tables::{StateOwner, TablesView, Verdict};
@@ -43,6 +44,7 @@ use crate::crypto::Engine;
 use crate::port::{Burst, Frame, Port};
 use answer::RateLimit;
 use batch::Batch;
+use flow::Arriving;
 use punt::Twins;
 use run::Leaving;
 use spread::Spread;
@@ -72,6 +74,8 @@ pub struct Context<'a> {
     pub worker: usize,
     /// What control says; references hold until the next quiescent point.
     pub tables: &'a TablesView,
+    /// Its route table.
+    pub fib: Fib<'a>,
     /// What workers say.
     pub state: &'a StateOwner,
     /// Seals and opens.
@@ -195,9 +199,10 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             probe.done(Stage::Rx);
-            let (sealed, clear) = classify::sort(arrived, port as u8, batch, twins, cx);
+            let mut arriving = Arriving::new();
+            let clear = classify::sort(arrived, port as u8, batch, twins, &mut arriving, cx);
             probe.done(Stage::Classify);
-            let opened = decap::open(sealed, batch, cx);
+            let opened = decap::open(&arriving, batch, cx);
             probe.done(Stage::Decap);
             let mut leaving = Leaving::new();
             route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
@@ -237,6 +242,7 @@ impl<P: Port> Worker<P> {
         let context = Context {
             worker: self.index,
             tables: &self.tables,
+            fib: self.tables.fib(),
             state: &self.state,
             engine: self.engine,
             events: self.state.events(self.index),

@@ -33,9 +33,9 @@ struct Link {
 /// Octets that hold a tagged header.
 const LINK: usize = 32;
 
-/// Sends every packet on its way: the clear ones, whose route is known, and those that were opened. What is to be sealed is
+/// Sends every packet on its way: the clear ones, and those that were opened. What is to be sealed is
 /// added to `leaving`.
-#[inline(always)]
+#[inline(never)]
 pub fn forward<'a, P: Port>(
     clear: Picks,
     opened: Picks,
@@ -47,11 +47,6 @@ pub fn forward<'a, P: Port>(
 ) {
     let nowhere = Link { port: 0, len: 0, mtu: 0, header: [0; LINK] };
     let mut ways = Ways { exit: Exit::none(), index: penstock_tables::NONE, next: nowhere };
-    let fib = cx.tables.fib();
-    for index in opened {
-        let meta = batch.meta_mut(index);
-        meta.route = fib.find(meta.ip.destination());
-    }
     for index in opened.with(clear) {
         match ways.quick(batch.meta(index), cx) {
             Some(Way::Tunnel(slot)) => encap::admit(index, slot, &mut ways.exit, leaving, batch, cx),

@@ -34,6 +34,7 @@ use penstock_tables::Note;
 use super::batch::{Batch, Picks};
 use super::decap::{self, Openings};
 use super::encap::{self, Sealing};
+use super::flow::Arriving;
 use super::punt::Twins;
 use super::run::Leaving;
 use super::{Context, WorkerPort, classify, route};
@@ -214,8 +215,9 @@ pub fn hand<P: Port>(
     cx: &mut Context<'_>,
 ) {
     if !cx.ports[usize::from(port)].spec.public {
-        let (sealed, clear) = classify::sort(arrived, port, batch, twins, cx);
-        let opened = decap::open(sealed, batch, cx);
+        let mut arriving = Arriving::new();
+        let clear = classify::sort(arrived, port, batch, twins, &mut arriving, cx);
+        let opened = decap::open(&arriving, batch, cx);
         let mut leaving = Leaving::new();
         route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
         return seal(&leaving, batch, ports, twins, spread, cx);
@@ -297,9 +299,9 @@ fn work_on<F: Frame>(parcel: &mut Parcel<F>, twins: &mut Twins<F>, cx: &mut Cont
     let before = cx.tally.ended();
     match parcel.work {
         Work::Open { arrived, port } => {
-            let (sealed, clear) = classify::sort(arrived, port, &mut parcel.batch, twins, cx);
-            parcel.clear = clear;
-            decap::verify(sealed, &mut parcel.opening, &mut parcel.batch, cx);
+            let mut arriving = Arriving::new();
+            parcel.clear = classify::sort(arrived, port, &mut parcel.batch, twins, &mut arriving, cx);
+            decap::verify(&arriving, &mut parcel.opening, &mut parcel.batch, cx);
         }
         Work::Seal => encap::encrypt(&mut parcel.sealing, &mut parcel.batch, cx),
     }

@@ -201,7 +201,7 @@ impl Frame for MemoryFrame {
 
     #[inline]
     fn wrap(&mut self, cut: u16, head: u8, tail: u8) -> Option<(&mut [u8; AREA], &mut [u8])> {
-        let packet = self.start + usize::from(cut).min(self.end - self.start);
+        let packet = Some(self.start + usize::from(cut)).filter(|&packet| packet <= self.end)?;
         let area = packet.checked_sub(AREA)?;
         let end = Some(self.end + usize::from(tail)).filter(|&end| end <= BUFFER)?;
         (self.start, self.end) = (packet - usize::from(head).min(AREA), end);

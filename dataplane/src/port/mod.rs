@@ -42,10 +42,10 @@ pub trait Frame: Sized + Send {
     /// Removes the last `n` octets, at most all.
     fn trim_back(&mut self, n: usize);
 
-    /// Takes `cut` octets (at most all) off the front and puts `head` (at most [`AREA`]) new ones there and `tail` at the end,
+    /// Takes `cut` octets off the front and puts `head` (at most [`AREA`]) new ones there and `tail` at the end,
     /// in one step. Returns the [`AREA`] octets before what was left, of which the last `head` are the frame's first now and
-    /// the others are headroom, to be written at will; and what follows. `None` where there is no room: then nothing has
-    /// changed.
+    /// the others are headroom, to be written at will; and what follows. `None` where there is no room, or
+    /// there are fewer than `cut`: then nothing has changed.
     fn wrap(&mut self, cut: u16, head: u8, tail: u8) -> Option<(&mut [u8; AREA], &mut [u8])>;
 
     /// Keeps `len` octets from octet `at` on, or what there is of them.

@@ -71,9 +71,13 @@ const TRAILERS: [[u8; 8]; 4] = [
     [1, 2, 3, 3, NEXT_IPV4, 0, 0, 0],
 ];
 
-/// 1, 2, 3 ... in as many low octets as the index says.
-const RISING: [u64; 8] =
-    [0, 0x1, 0x102, 0x1_0203, 0x102_0304, 0x1_0203_0405, 0x102_0304_0506, 0x1_0203_0405_0607];
+/// The last four octets of a text with such a trailer: those that are looked at, and what they are.
+const ENDS: [[u32; 2]; 4] = [
+    [0x0000_ffff, 0x0000_0004],
+    [0x00ff_ffff, 0x0001_0104],
+    [0xffff_ffff, 0x0102_0204],
+    [0xffff_ffff, 0x0203_0304],
+];
 
 /// Writes the trailer of an IPv4 packet with up to 3 octets of padding; what follows, up to 8 octets, is overwritten too.
 #[inline(always)]
@@ -81,18 +85,22 @@ pub fn write_ipv4_trailer(tail: &mut [u8; 8], padding: usize) {
     *tail = TRAILERS[padding & 3];
 }
 
-/// Octets of payload and next header of a decrypted text; `None` where the padding is not as RFC 4303 2.4 says.
+/// Octets of payload of a decrypted text in which an IPv4 packet has no more padding than it needs (`write_ipv4_trailer`);
+/// `None` where [`read_trailer`] must say more.
 #[inline(always)]
+pub fn read_ipv4_trailer(text: &[u8]) -> Option<usize> {
+    let (rest, last) = text.split_last_chunk::<8>()?;
+    let seen = read_u32(last, 4);
+    let padding = (seen >> 8 & 0xff) as usize;
+    let [mask, end] = *ENDS.get(padding)?;
+    // Three octets of padding are one more than the four octets hold.
+    (seen & mask == end && (padding < 3 || last[3] == 1)).then_some(rest.len() + 6 - padding)
+}
+
+/// Octets of payload and next header of a decrypted text; `None` where the padding is not as RFC 4303 2.4 says.
+#[inline(never)]
 pub fn read_trailer(text: &[u8]) -> Option<(usize, u8)> {
     let (rest, [padding, next_header]) = text.split_last_chunk::<TRAILER>()?;
-    if let Some(last) = rest.last_chunk::<8>()
-        && *padding < 8
-    {
-        // The last octets of padding at once; in front of them nothing is looked at.
-        let seen = u64::from_be_bytes(*last) & !(u64::MAX << (8 * padding));
-        let payload = rest.len() - usize::from(*padding);
-        return (seen == RISING[usize::from(*padding)]).then_some((payload, *next_header));
-    }
     let payload = rest.len().checked_sub(usize::from(*padding))?;
     let right = rest[payload..].iter().enumerate().all(|(step, octet)| *octet == (step + 1) as u8);
     right.then_some((payload, *next_header))
@@ -119,10 +127,14 @@ mod tests {
             let mut quick = [0; 8];
             write_ipv4_trailer(&mut quick, pad);
             assert_eq!(quick[..pad + TRAILER], text[inner..]);
+            assert_eq!(read_ipv4_trailer(&text), (text.len() >= 8).then_some(inner));
             if pad > 0 {
                 text[inner] ^= 1;
-                assert_eq!(read_trailer(&text), None);
+                assert_eq!((read_trailer(&text), read_ipv4_trailer(&text)), (None, None));
+                text[inner] ^= 1;
             }
+            text[inner + pad + 1] = NEXT_NONE;
+            assert_eq!(read_ipv4_trailer(&text), None);
         }
         for pad in 0..=255usize {
             let mut text = vec![7; 300];

@@ -146,11 +146,19 @@ pub fn parse(octets: &[u8]) -> Result<Ipv4, Wrong> {
         }
     } else if total_len < HEADER || total_len > octets.len() {
         return Err(Wrong::Malformed);
-    } else if !ip.sum().is_multiple_of(0xffff) {
-        // A sum folds to 0xffff where it is a multiple of it, and this one is not 0.
+    } else if !folds_to_ones(ip.sum()) {
         return Err(Wrong::Checksum);
     }
     Ok(ip)
+}
+
+/// Whether a sum that is not 0 folds to 0xffff: where it is a multiple of it, that is where the product with its inverse
+/// modulo 2^64 is no more than what multiples are there.
+#[inline(always)]
+fn folds_to_ones(sum: u64) -> bool {
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const _: () = assert!(INVERSE.wrapping_mul(0xffff) == 1);
+    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
 /// What is wrong with a header of another length than most. Hands no header out: a value that comes back through memory here
@@ -332,6 +340,13 @@ mod tests {
             let ip = parse(&octets).unwrap();
             assert_eq!((ip.tos(), ip.total_len()), (step as u8, 20 + step));
             assert_eq!(ip.dont_fragment(), step % 2 == 0);
+        }
+    }
+
+    #[test]
+    fn multiples_of_ones_fold_to_ones() {
+        for sum in (1..300_000).chain(0x4_ffff_0000..0x5_0002_0000) {
+            assert_eq!(folds_to_ones(sum), fold(sum) == 0xffff, "{sum:x}");
         }
     }
 

@@ -136,6 +136,7 @@ pub struct Fib<'a> {
 
 impl<'a> Fib<'a> {
     /// `root` has [`ROOT`] entries, `groups` a multiple of [`GROUP`].
+    #[inline]
     pub fn new(root: &'a [AtomicU32], groups: &'a [AtomicU32]) -> Fib<'a> {
         let (root, rest) = root.split_first_chunk().expect("a root of 65,536 entries");
         assert!(rest.is_empty() && groups.len().is_multiple_of(GROUP));

@@ -103,7 +103,7 @@ impl<'a> Window<'a> {
 
     /// The highest number seen of this SA, 0 before the first.
     #[inline(always)]
-    fn highest(&self) -> u64 {
+    pub fn highest(&self) -> u64 {
         self.state.top().saturating_sub(self.base)
     }
 
