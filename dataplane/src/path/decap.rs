@@ -179,7 +179,7 @@ fn admit<'f, 'a: 'f, F: Frame>(
 /// Packets in a row of one SA and one block of its window, whose numbers are marked at once.
 struct Group {
     len: usize,
-    /// All of them may go on.
+    /// All of them may go on: every tag was right, no number is there twice, and all are new.
     all: bool,
     /// One bit for each packet whose tag was right.
     right: u64,
@@ -195,8 +195,7 @@ impl Group {
         let first = openings.first()?;
         let window = flows.at(first.flow).window();
         let block = window.block(first.number).0;
-        let mut group =
-            Group { len: 0, all: false, right: 0, again: 0, marked: Marked { new: 0, old: 0 } };
+        let mut group = Group { len: 0, all: false, right: 0, again: 0, marked: Marked { new: 0, old: 0 } };
         let mut bits = 0;
         for opening in openings {
             let (its, bit) = window.block(opening.number);
@@ -213,8 +212,8 @@ impl Group {
         if bits != 0 {
             group.marked = window.mark_block(block, bits);
         }
-        // So many different numbers, all of them new: every tag was right, and none is there twice.
-        group.all = group.marked.new.count_ones() as usize == group.len;
+        group.all =
+            group.marked.new == bits && group.again == 0 && group.right == u64::MAX >> (64 - group.len);
         Some(group)
     }
 
@@ -248,7 +247,8 @@ fn unwrap<F: Frame>(
     cx: &Context<'_>,
 ) -> Result<u16, Verdict> {
     let at = usize::from(meta.esp) + esp::HEADER + esp::IV;
-    let Some((text, _tag)) = frame.data().get(at..).and_then(|text| text.split_last_chunk::<TAG_LEN>()) else {
+    let Some((text, _tag)) = frame.data().get(at..).and_then(|text| text.split_last_chunk::<TAG_LEN>())
+    else {
         return Err(Verdict::EspTrailer);
     };
     let payload = match esp::read_ipv4_trailer(text) {

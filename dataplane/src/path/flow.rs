@@ -30,34 +30,22 @@ pub struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    /// Finds the SA, and fetches what its packets will need: `low` is the transmitted number of one of them, `octets` its length.
-    #[inline]
-    fn find(spi: u32, (low, octets): (u32, usize), cx: &Context<'a>) -> Flow<'a> {
-        let (tables, state) = (cx.tables, cx.state);
-        let found = tables.inbound_slot(spi);
-        let slot = found.unwrap_or(0);
-        let sa = tables.inbound(slot);
-        let mut refusal = found.is_none().then_some(Verdict::UnknownSpi);
-        if refusal.is_none() && sa.epoch() != state.epoch() {
-            cx.events.push(Event::Orphaned { tunnel: sa.tunnel() });
-            refusal = Some(Verdict::SaOrphaned);
-        }
-        let key = tables.inbound_key(slot);
-        if refusal.is_none() {
-            state.prefetch_inbound(slot);
-            state.prefetch_window(slot, sa, low);
-            tables.prefetch_tunnel(sa.tunnel());
-            cx.engine.prefetch(key, octets);
-        }
-        Flow::of(slot, refusal, cx)
-    }
-
+    /// Of the SA in a slot; of none, where there is a refusal.
     #[inline(always)]
     fn of(slot: u32, refusal: Option<Verdict>, cx: &Context<'a>) -> Flow<'a> {
         let sa = cx.tables.inbound(slot);
         let (window, key) = (cx.state.window(slot, sa), cx.tables.inbound_key(slot));
         let (tunnel, esn) = (sa.tunnel(), sa.esn());
         Flow { slot, window, highest: u64::MAX, key, tunnel, esn, refusal, opened: 0, packets: 0, bytes: 0 }
+    }
+
+    /// Asks for what packets of the SA will need: `low` is the transmitted number of one of them, `octets` its length.
+    #[inline(always)]
+    fn prefetch(&self, low: u32, octets: usize, cx: &Context<'a>) {
+        cx.state.prefetch_inbound(self.slot);
+        cx.state.prefetch_window(self.slot, cx.tables.inbound(self.slot), low);
+        cx.tables.prefetch_tunnel(self.tunnel);
+        cx.engine.prefetch(self.key, octets);
     }
 
     /// Whether there is an SA to be used.
@@ -134,10 +122,22 @@ impl<'a> Flow<'a> {
     }
 }
 
+/// Why the SA in a slot is not to be used.
+#[inline(always)]
+fn refusal(slot: Option<u32>, cx: &Context<'_>) -> Option<Verdict> {
+    let Some(slot) = slot else { return Some(Verdict::UnknownSpi) };
+    let sa = cx.tables.inbound(slot);
+    if sa.epoch() == cx.state.epoch() {
+        return None;
+    }
+    cx.events.push(Event::Orphaned { tunnel: sa.tunnel() });
+    Some(Verdict::SaOrphaned)
+}
+
 /// The ESP of a burst, and the SPIs that are in it.
 pub struct Arriving {
     picks: Picks,
-    spis: Slots,
+    spis: Slots<BURST>,
     /// Of the first packet with each SPI: transmitted number, octets.
     firsts: ArrayVec<(u32, usize), BURST>,
 }
@@ -186,7 +186,14 @@ impl<'a> Flows<'a> {
     #[inline(always)]
     pub fn find(&mut self, arriving: &Arriving, cx: &Context<'a>) {
         for (spi, first) in arriving.spis.iter().zip(&arriving.firsts) {
-            self.flows.push(Flow::find(spi, *first, cx));
+            let found = cx.tables.inbound_slot(spi);
+            self.flows.push(Flow::of(found.unwrap_or(0), None, cx));
+            if let (Some(flow), (low, octets)) = (self.flows.last_mut(), *first) {
+                flow.refusal = refusal(found, cx);
+                if flow.refusal.is_none() {
+                    flow.prefetch(low, octets, cx);
+                }
+            }
         }
         // What was asked for is on its way from all of them.
         self.flows.iter_mut().for_each(|flow| flow.highest = flow.window.highest());
@@ -226,7 +233,7 @@ impl<'a> Flows<'a> {
         for flow in self.flows.iter().filter(|flow| flow.opened > 0) {
             cx.tally.note(Note::Opened, flow.opened);
             if flow.packets > 0 {
-                cx.state.inbound(flow.slot).account(flow.packets, flow.bytes, cx.now);
+                flow.window.account(flow.packets, flow.bytes, cx.now);
             }
         }
     }

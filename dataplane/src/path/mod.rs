@@ -7,7 +7,7 @@
 //! | `classify` | packets | ESP for us, packets to forward, the kernel's |
 //! | `decap`, `flow` | ESP (RFC 4303, 4106, 3948) | inner packets, checked against replay and selectors |
 //! | `route` | packets | a tunnel, a next hop, the kernel, or an ICMP answer (`answer`) |
-//! | `encap`, `run` | packets of a tunnel | ESP |
+//! | `encap`, `exit`, `run` | packets of a tunnel | ESP |
 //! | `spread` | bursts that are too much for one worker | the same, worked on by others, in order |
 //! | `tx` | frames with their Ethernet header | ports |
 //! | `punt` | the kernel's frames | twins |
@@ -21,11 +21,12 @@ pub mod batch;
 pub mod classify;
 pub mod decap;
 pub mod encap;
+mod exit;
 mod flow;
 pub mod parse;
 pub mod punt;
 pub mod route;
-pub mod run;
+mod run;
 pub mod rx;
 mod slots;
 pub mod spread;
@@ -44,9 +45,9 @@ use crate::crypto::Engine;
 use crate::port::{Burst, Frame, Port};
 use answer::RateLimit;
 use batch::Batch;
+use exit::Leaving;
 use flow::Arriving;
 use punt::Twins;
-use run::Leaving;
 use spread::Spread;
 
 /// A port as a worker has it.

@@ -6,17 +6,16 @@ use penstock_tables::events::Event;
 use penstock_tables::{Adjacency, Hop, Note, Route, Verdict};
 
 use super::batch::{Batch, Meta, Origin, Picks};
-use super::encap::{self, Exit};
+use super::encap;
+use super::exit::Leaving;
 use super::punt::{self, Twins};
-use super::run::Leaving;
 use super::{Context, WorkerPort, answer, tx};
 use crate::port::{AREA, Frame, Port};
 use crate::wire::icmp::Error;
 use crate::wire::{ethernet, ipv4};
 
-/// What packets in a row have in common: the tunnel or the next hop that the last one went to.
-struct Ways<'a> {
-    exit: Exit<'a>,
+/// What packets in a row have in common: the next hop that the last one went to in the clear.
+struct Clear {
     index: u32,
     next: Link,
 }
@@ -42,18 +41,18 @@ pub fn forward<'a, P: Port>(
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
-    leaving: &mut Leaving,
+    leaving: &mut Leaving<'a>,
     cx: &mut Context<'a>,
 ) {
     let nowhere = Link { port: 0, len: 0, mtu: 0, header: [0; LINK] };
-    let mut ways = Ways { exit: Exit::none(), index: penstock_tables::NONE, next: nowhere };
+    let mut last = Clear { index: penstock_tables::NONE, next: nowhere };
     for index in opened.with(clear) {
-        match ways.quick(batch.meta(index), cx) {
-            Some(Way::Tunnel(slot)) => encap::admit(index, slot, &mut ways.exit, leaving, batch, cx),
-            Some(Way::Clear) => send(index, &ways.next, batch, ports, cx),
+        match quick(batch.meta(index), &last, leaving, cx) {
+            Some(Way::Tunnel(place)) => encap::admit_at(index, place, leaving, batch, cx),
+            Some(Way::Clear) => send(index, &last.next, batch, ports, cx),
             None => {
-                let step = step(batch.meta(index), &mut ways, cx);
-                otherwise(index, step, &mut ways, leaving, batch, ports, twins, cx);
+                let step = step(batch.meta(index), &mut last, leaving, cx);
+                otherwise(index, step, &mut last, leaving, batch, ports, twins, cx);
             }
         }
     }
@@ -61,16 +60,17 @@ pub fn forward<'a, P: Port>(
 
 /// Where most packets go.
 enum Way {
-    Tunnel(u32),
-    /// By the next hop in [`Ways`].
+    /// Into the tunnel at this place among those of the burst.
+    Tunnel(usize),
+    /// By the same next hop as the last one.
     Clear,
 }
 
 /// What becomes of a packet.
 enum Step {
     Kernel,
-    Seal(u32),
-    /// By the next hop in [`Ways`].
+    Seal(usize),
+    /// By the next hop in [`Clear`].
     Clear,
     Tell(Error),
     End(Verdict),
@@ -83,8 +83,8 @@ enum Step {
 fn otherwise<'a, P: Port>(
     index: usize,
     step: Step,
-    ways: &mut Ways<'a>,
-    leaving: &mut Leaving,
+    last: &mut Clear,
+    leaving: &mut Leaving<'a>,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
@@ -97,16 +97,16 @@ fn otherwise<'a, P: Port>(
                 punt::decrypted(twins, frame, meta, cx);
             }
         }
-        Step::Tell(error) => reply(index, error, ways, leaving, batch, ports, twins, cx),
+        Step::Tell(error) => reply(index, error, last, leaving, batch, ports, twins, cx),
         Step::End(verdict) => cx.end_of(batch, index, verdict),
-        Step::Seal(slot) => encap::admit(index, slot, &mut ways.exit, leaving, batch, cx),
-        Step::Clear => send(index, &ways.next, batch, ports, cx),
+        Step::Seal(place) => encap::admit_at(index, place, leaving, batch, cx),
+        Step::Clear => send(index, &last.next, batch, ports, cx),
     }
 }
 
 /// The whole of it, and every drop by its name.
 #[inline(never)]
-fn step<'a>(meta: &Meta, ways: &mut Ways<'a>, cx: &Context<'a>) -> Step {
+fn step<'a>(meta: &Meta, last: &mut Clear, leaving: &mut Leaving<'a>, cx: &Context<'a>) -> Step {
     let ip = &meta.ip;
     // A group is never forwarded (RFC 1812 5.2.1): routing protocols in the tunnel speak to the kernel by it.
     if meta.route.is_local() || ipv4::is_group(ip.destination()) {
@@ -120,11 +120,11 @@ fn step<'a>(meta: &Meta, ways: &mut Ways<'a>, cx: &Context<'a>) -> Step {
             return Step::End(Verdict::TunnelLoop);
         }
         Some(slot) => {
-            ways.exit.turn(slot, ip.total_len(), cx);
-            (Step::Seal(slot), ways.exit.inner_mtu())
+            let place = leaving.turn(slot, ip.total_len(), cx);
+            (Step::Seal(place), leaving.inner_mtu(place))
         }
-        None => match ways.turn(meta.route, ip.destination(), cx) {
-            Ok(()) => (Step::Clear, ways.next.mtu),
+        None => match last.turn(meta.route, ip.destination(), cx) {
+            Ok(()) => (Step::Clear, last.next.mtu),
             Err(verdict) => return Step::End(verdict),
         },
     };
@@ -138,26 +138,26 @@ fn step<'a>(meta: &Meta, ways: &mut Ways<'a>, cx: &Context<'a>) -> Step {
     }
 }
 
-impl<'a> Ways<'a> {
-    /// The way of a packet that nothing is in the way of; `None` where [`step`] must say more.
-    #[inline(always)]
-    fn quick(&mut self, meta: &Meta, cx: &Context<'a>) -> Option<Way> {
-        let ip = &meta.ip;
-        if ip.ttl() <= 1 || ipv4::is_group(ip.destination()) {
-            return None;
-        }
-        if let Some(slot) = meta.route.tunnel() {
-            self.exit.turn(slot, ip.total_len(), cx);
-            let free = meta.origin != Origin::Tunnel(slot) && ip.total_len() <= self.exit.inner_mtu();
-            return free.then_some(Way::Tunnel(slot));
-        }
-        let free = meta.route.adjacency() == Some(self.index) && ip.total_len() <= self.next.mtu;
-        free.then_some(Way::Clear)
+/// The way of a packet that nothing is in the way of; `None` where [`step`] must say more.
+#[inline(always)]
+fn quick<'a>(meta: &Meta, last: &Clear, leaving: &mut Leaving<'a>, cx: &Context<'a>) -> Option<Way> {
+    let ip = &meta.ip;
+    if ip.ttl() <= 1 || ipv4::is_group(ip.destination()) {
+        return None;
     }
+    if let Some(slot) = meta.route.tunnel() {
+        let place = leaving.turn(slot, ip.total_len(), cx);
+        let free = meta.origin != Origin::Tunnel(slot) && ip.total_len() <= leaving.inner_mtu(place);
+        return free.then_some(Way::Tunnel(place));
+    }
+    let free = meta.route.adjacency() == Some(last.index) && ip.total_len() <= last.next.mtu;
+    free.then_some(Way::Clear)
+}
 
+impl Clear {
     /// Turns to the next hop that a route leads to in the clear.
     #[inline(always)]
-    fn turn(&mut self, route: Route, destination: u32, cx: &Context<'a>) -> Result<(), Verdict> {
+    fn turn(&mut self, route: Route, destination: u32, cx: &Context<'_>) -> Result<(), Verdict> {
         if route.adjacency() == Some(self.index) {
             return Ok(());
         }
@@ -221,8 +221,8 @@ fn send<P: Port>(
 fn reply<'a, P: Port>(
     index: usize,
     error: Error,
-    ways: &mut Ways<'a>,
-    leaving: &mut Leaving,
+    last: &mut Clear,
+    leaving: &mut Leaving<'a>,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
@@ -237,9 +237,9 @@ fn reply<'a, P: Port>(
         return cx.end_of(batch, index, drop);
     }
     cx.tally.note(note, 1);
-    match step(batch.meta(index), ways, cx) {
+    match step(batch.meta(index), last, leaving, cx) {
         // An answer is never answered.
         Step::Tell(_) => cx.end_of(batch, index, drop),
-        step => otherwise(index, step, ways, leaving, batch, ports, twins, cx),
+        step => otherwise(index, step, last, leaving, batch, ports, twins, cx),
     }
 }

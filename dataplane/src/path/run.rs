@@ -4,13 +4,13 @@
 use arrayvec::ArrayVec;
 use penstock_tables::events::Event;
 use penstock_tables::sequence::Run;
-use penstock_tables::{Adjacency, DontFragment, KeyBlock, Note, OutboundSa, Verdict};
+use penstock_tables::{DontFragment, KeyBlock, NextHop, Note, OutboundSa, Verdict};
 
 use super::Context;
-use super::batch::{Meta, Picks};
-use super::slots::Slots;
+use super::batch::Meta;
+use super::exit::{EXITS, Leaving};
 use crate::crypto::Aad;
-use crate::port::{AREA, BURST};
+use crate::port::AREA;
 use crate::wire::{esp, ethernet, ipv4};
 
 /// Octets of header in front of an inner packet at most: a tag, UDP.
@@ -20,55 +20,11 @@ pub const LONGEST: usize =
 /// Where ESP starts in the area before the packet.
 const ESP: usize = AREA - esp::HEADER - esp::IV;
 
-/// The packets of a burst that are to be sealed, and the SAs that seal them, each with the next hop of its outer packets.
-pub struct Leaving {
-    picks: Picks,
-    slots: Slots,
-    /// By place of the SA.
-    ways: ArrayVec<Way, BURST>,
-}
-
-struct Way {
-    next: Adjacency,
-    packets: u32,
-}
-
-impl Leaving {
-    /// None yet.
-    #[inline(always)]
-    pub fn new() -> Leaving {
-        Leaving { picks: Picks::default(), slots: Slots::new(), ways: ArrayVec::new() }
-    }
-
-    /// The packets.
-    #[inline(always)]
-    pub fn picks(&self) -> Picks {
-        self.picks
-    }
-
-    /// Place of the SA in slot `sa`, for a packet that is to be added.
-    #[inline(always)]
-    pub fn place(&mut self, sa: u32, next: Adjacency) -> u8 {
-        let place = self.slots.place(sa);
-        if place == self.ways.len() {
-            self.ways.push(Way { next, packets: 0 });
-        }
-        place as u8
-    }
-
-    /// Adds packet `index` of the batch, whose SA is at `place`.
-    #[inline(always)]
-    pub fn add(&mut self, index: usize, place: u8) {
-        self.picks.insert(index);
-        self.ways[usize::from(place)].packets += 1;
-    }
-}
-
 /// The headers that packets of one SA share, at the end of the area before the packet, and what is written into them.
 pub struct Head {
     octets: [u8; AREA],
     /// Sum of the outer IPv4 header as it stands in `octets`.
-    sum: u64,
+    sum: u32,
     spi: u32,
     len: u8,
     udp: bool,
@@ -90,32 +46,25 @@ impl Head {
         set_df: false,
     };
 
+    /// `self` holds zeros.
     #[inline(always)]
-    fn new(sa: &OutboundSa, spi: u32, next: Adjacency, mac: [u8; 6], vlan: u16) -> Head {
-        let mut octets = [0; AREA];
+    fn fill(&mut self, sa: &OutboundSa, spi: u32, next: NextHop, mac: [u8; 6], vlan: u16) {
         let (template, udp) = (sa.template(), sa.udp());
-        let outer = if udp { ipv4::HEADER + esp::UDP_HEADER } else { ipv4::HEADER };
-        if udp {
-            octets[ESP - ipv4::HEADER - esp::UDP_HEADER..ESP].copy_from_slice(template);
+        let outer = if udp {
+            self.octets[ESP - ipv4::HEADER - esp::UDP_HEADER..ESP].copy_from_slice(template);
+            ipv4::HEADER + esp::UDP_HEADER
         } else {
-            octets[ESP - ipv4::HEADER..ESP].copy_from_slice(&template[..ipv4::HEADER]);
-        }
+            self.octets[ESP - ipv4::HEADER..ESP].copy_from_slice(&template[..ipv4::HEADER]);
+            ipv4::HEADER
+        };
         let l2 = ethernet::header_len(vlan);
         let start = ESP - outer - l2;
-        ethernet::write(&mut octets[start..start + l2], next.mac, mac, vlan);
-        octets[ESP..ESP + 4].copy_from_slice(&spi.to_be_bytes());
-        let mut ip = [0; ipv4::HEADER];
-        ip.copy_from_slice(&template[..ipv4::HEADER]);
-        Head {
-            octets,
-            sum: ipv4::template_sum(&ip),
-            spi,
-            len: (AREA - start) as u8,
-            udp,
-            esn: sa.esn(),
-            copy_df: sa.dont_fragment() == DontFragment::Copy as u8,
-            set_df: sa.dont_fragment() == DontFragment::Set as u8,
-        }
+        ethernet::write(&mut self.octets[start..start + l2], next.mac(), mac, vlan);
+        self.octets[ESP..ESP + 4].copy_from_slice(&spi.to_be_bytes());
+        self.sum = template.first_chunk().map_or(0, ipv4::template_sum);
+        (self.spi, self.len, self.udp, self.esn) = (spi, (AREA - start) as u8, udp, sa.esn());
+        self.copy_df = sa.dont_fragment() == DontFragment::Copy as u8;
+        self.set_df = sa.dont_fragment() == DontFragment::Set as u8;
     }
 
     /// Octets of all headers.
@@ -151,46 +100,60 @@ impl Head {
 
 /// One SA in a burst.
 pub struct SaRun<'a> {
-    slot: u32,
     numbers: Run,
-    key: &'a KeyBlock,
-    /// Its headers.
-    pub head: Head,
-    next: Adjacency,
-    /// Why there are no numbers, where there are none.
-    refusal: Verdict,
     packets: u32,
     bytes: u64,
+    key: Option<&'a KeyBlock>,
+    /// Its headers.
+    pub head: Head,
+    slot: u32,
+    /// Why there are no numbers, where there are none.
+    refusal: Verdict,
 }
+
+const _: () = assert!(size_of::<SaRun<'_>>() == 128);
 
 /// Where the numbers of an SA come from.
 enum Numbers {
-    /// So many are to be reserved.
-    Reserve(u32),
+    /// So many are to be reserved, for packets of a tunnel.
+    Reserve { packets: u32, tunnel: u32 },
     /// These were reserved before; why there are none where there are none.
     Reserved(Run, Verdict),
 }
 
 impl<'a> SaRun<'a> {
+    /// Of no SA, to be filled where it stands: what is written in pieces must not be copied at once.
+    const EMPTY: SaRun<'a> = SaRun {
+        numbers: Run::empty(),
+        packets: 0,
+        bytes: 0,
+        key: None,
+        head: Head::NONE,
+        slot: 0,
+        refusal: Verdict::NoSa,
+    };
+
     #[inline(always)]
-    fn new(slot: u32, next: Adjacency, numbers: Numbers, cx: &Context<'a>) -> SaRun<'a> {
-        let tables = cx.tables;
-        let key = tables.outbound_key(slot);
-        let run =
-            |numbers, head, refusal| SaRun { slot, numbers, key, head, next, refusal, packets: 0, bytes: 0 };
-        let Some((sa, spi)) = tables.outbound(slot) else {
-            return run(Run::empty(), Head::NONE, Verdict::NoSa);
+    fn fill(&mut self, slot: u32, next: NextHop, numbers: Numbers, cx: &Context<'a>) {
+        self.slot = slot;
+        let Some((sa, spi)) = cx.tables.outbound(slot) else {
+            if let Numbers::Reserve { tunnel, .. } = numbers {
+                cx.events.push(Event::NoSa { tunnel });
+            }
+            return;
         };
         if sa.epoch() != cx.state.epoch() {
             cx.events.push(Event::Orphaned { tunnel: sa.tunnel() });
-            return run(Run::empty(), Head::NONE, Verdict::SaOrphaned);
+            self.refusal = Verdict::SaOrphaned;
+            return;
         }
-        let Some(facts) = cx.ports.get(usize::from(next.port)) else {
-            return run(Run::empty(), Head::NONE, Verdict::PortDown);
+        let Some(facts) = cx.ports.get(usize::from(next.port())) else {
+            self.refusal = Verdict::PortDown;
+            return;
         };
-        let (numbers, refusal) = match numbers {
+        (self.numbers, self.refusal) = match numbers {
             Numbers::Reserved(numbers, refusal) => (numbers, refusal),
-            Numbers::Reserve(packets) => {
+            Numbers::Reserve { packets, .. } => {
                 let numbers = cx.state.outbound(slot).reserve(packets, sa.offset(), sa.hard_limit());
                 if numbers.passes(sa.soft_limit()) {
                     cx.events.push(Event::SoftLimit { outbound: slot });
@@ -198,7 +161,8 @@ impl<'a> SaRun<'a> {
                 (numbers, Verdict::SequenceExhausted)
             }
         };
-        run(numbers, Head::new(sa, spi, next, facts.mac, facts.spec.vlan), refusal)
+        self.key = Some(cx.tables.outbound_key(slot));
+        self.head.fill(sa, spi, next, facts.mac, facts.spec.vlan);
     }
 
     /// The next sequence number.
@@ -207,10 +171,10 @@ impl<'a> SaRun<'a> {
         self.numbers.take().ok_or(self.refusal)
     }
 
-    /// Its key.
+    /// Its key, where there are numbers.
     #[inline(always)]
-    pub fn key(&self) -> &'a KeyBlock {
-        self.key
+    pub fn key(&self) -> Result<&'a KeyBlock, Verdict> {
+        self.key.ok_or(self.refusal)
     }
 
     /// Counts a packet of `inner` octets.
@@ -223,15 +187,14 @@ impl<'a> SaRun<'a> {
 
 /// Numbers of one SA that are reserved and not used yet.
 pub struct Reserved {
-    slot: u32,
-    next: Adjacency,
+    way: Option<(u32, NextHop)>,
     numbers: Run,
     refusal: Verdict,
 }
 
 /// The SAs of a burst.
 pub struct Runs<'a> {
-    runs: ArrayVec<SaRun<'a>, BURST>,
+    runs: ArrayVec<SaRun<'a>, EXITS>,
 }
 
 impl<'a> Runs<'a> {
@@ -241,28 +204,37 @@ impl<'a> Runs<'a> {
         Runs { runs: ArrayVec::new() }
     }
 
+    #[inline(always)]
+    fn add(&mut self, way: Option<(u32, NextHop)>, numbers: Numbers, cx: &Context<'a>) {
+        self.runs.push(SaRun::EMPTY);
+        if let (Some((slot, next)), Some(run)) = (way, self.runs.last_mut()) {
+            run.fill(slot, next, numbers, cx);
+        }
+    }
+
     /// Reserves numbers for all packets that leave.
     #[inline(always)]
-    pub fn reserve(&mut self, leaving: &Leaving, cx: &Context<'a>) {
-        for (slot, way) in leaving.slots.iter().zip(&leaving.ways) {
-            self.runs.push(SaRun::new(slot, way.next, Numbers::Reserve(way.packets), cx));
+    pub fn reserve(&mut self, leaving: &Leaving<'_>, cx: &Context<'a>) {
+        for exit in leaving.exits() {
+            let way = exit.way.filter(|_| exit.packets > 0);
+            self.add(way, Numbers::Reserve { packets: exit.packets, tunnel: exit.slot }, cx);
         }
     }
 
     /// What is reserved, for [`Runs::again`].
-    pub fn numbers(&mut self, reserved: &mut ArrayVec<Reserved, BURST>) {
-        reserved.extend(self.runs.drain(..).map(|run| Reserved {
-            slot: run.slot,
-            next: run.next,
+    pub fn numbers(&mut self, leaving: &Leaving<'_>, reserved: &mut ArrayVec<Reserved, EXITS>) {
+        let all = self.runs.drain(..).zip(leaving.exits());
+        reserved.extend(all.map(|(run, exit)| Reserved {
+            way: exit.way,
             numbers: run.numbers,
             refusal: run.refusal,
         }));
     }
 
     /// The runs of a burst whose numbers were reserved before, by whatever worker; takes the numbers.
-    pub fn again(&mut self, reserved: &mut ArrayVec<Reserved, BURST>, cx: &Context<'a>) {
+    pub fn again(&mut self, reserved: &mut ArrayVec<Reserved, EXITS>, cx: &Context<'a>) {
         for it in reserved.drain(..) {
-            self.runs.push(SaRun::new(it.slot, it.next, Numbers::Reserved(it.numbers, it.refusal), cx));
+            self.add(it.way, Numbers::Reserved(it.numbers, it.refusal), cx);
         }
     }
 
@@ -283,9 +255,11 @@ impl<'a> Runs<'a> {
     /// Adds what was sealed to the counters: of each SA, and of the worker.
     #[inline(always)]
     pub fn close(&self, cx: &mut Context<'_>) {
+        let mut sealed = 0;
         for run in self.runs.iter().filter(|run| run.packets > 0) {
             cx.state.outbound(run.slot).account(u64::from(run.packets), run.bytes, cx.now);
-            cx.tally.note(Note::Sealed, u64::from(run.packets));
+            sealed += u64::from(run.packets);
         }
+        cx.tally.note(Note::Sealed, sealed);
     }
 }

@@ -3,8 +3,8 @@
 use penstock_tables::{Hop, Note, Verdict};
 
 use super::batch::{Batch, Origin, Picks, fresh};
-use super::encap::{self, Exit};
-use super::run::Leaving;
+use super::encap;
+use super::exit::Leaving;
 use super::punt::{Twin, Twins};
 use super::{Context, WorkerPort, parse, tx};
 use crate::port::{BURST, Burst, Frame, Port};
@@ -24,14 +24,13 @@ pub fn receive<P: Port>(queue: &mut P, batch: &mut Batch<P::Frame>, cx: &mut Con
 /// What the kernel sent through the twins: to the wire as it is, or into a tunnel where the destination belongs to one,
 /// so that the gateway's own traffic never leaves in the clear either. What is to be sealed is added to `leaving`; returns
 /// how many frames there were.
-pub fn from_kernel<P: Port>(
+pub fn from_kernel<'a, P: Port>(
     twins: &mut Twins<P::Frame>,
     batch: &mut Batch<P::Frame>,
     ports: &mut [WorkerPort<P>],
-    leaving: &mut Leaving,
-    cx: &mut Context<'_>,
+    leaving: &mut Leaving<'a>,
+    cx: &mut Context<'a>,
 ) -> usize {
-    let mut exit = Exit::none();
     let mut count = 0;
     while count < BURST {
         let Some((twin, frame)) = twins.from_kernel.pop() else { break };
@@ -46,7 +45,7 @@ pub fn from_kernel<P: Port>(
             Twin::Tunnel(tunnel) => Some((frame, 0, tunnel)),
         };
         if let Some((frame, l3, tunnel)) = inner {
-            into_tunnel(frame, l3, tunnel, count, &mut exit, leaving, batch, cx);
+            into_tunnel(frame, l3, tunnel, count, leaving, batch, cx);
         }
         count += 1;
     }
@@ -104,14 +103,12 @@ fn tunnel_of(ip: &Ipv4, cx: &Context<'_>) -> Option<u32> {
     (!to_peer).then_some(slot)
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a stage has at hand")]
 fn into_tunnel<'a, F: Frame>(
     mut frame: F,
     l3: usize,
     tunnel: u32,
     index: usize,
-    exit: &mut Exit<'a>,
-    leaving: &mut Leaving,
+    leaving: &mut Leaving<'a>,
     batch: &mut Batch<F>,
     cx: &mut Context<'a>,
 ) {
@@ -119,7 +116,7 @@ fn into_tunnel<'a, F: Frame>(
         Err(verdict) => cx.end(frame, verdict),
         Ok(ip) => match batch.put(index, frame, fresh(ip, l3, 0, Origin::Kernel)) {
             Some(refused) => cx.end(refused, Verdict::TransmitFull),
-            None => encap::admit(index, tunnel, exit, leaving, batch, cx),
+            None => encap::admit(index, tunnel, leaving, batch, cx),
         },
     }
 }

@@ -1,29 +1,28 @@
-//! The distinct SAs of a burst: slots enter in any order, each gets a place from 0 on. No RFC rules this file.
+//! The distinct SAs, or tunnels, of a burst: slots enter in any order, each gets a place from 0 on. No RFC rules this file.
 
 use arrayvec::ArrayVec;
 
-use crate::port::BURST;
-
 /// Entries of the table of places: twice as many as there can be slots, so that few collide.
-const TABLE: usize = 2 * BURST;
+const TABLE: usize = 256;
 
-/// See the module.
-pub struct Slots {
-    slots: ArrayVec<u32, BURST>,
-    /// The place that served last: bursts are mostly of one SA.
+/// At most `N` of them (up to half of the table).
+pub struct Slots<const N: usize> {
+    slots: ArrayVec<u32, N>,
+    /// The place that served last: bursts are mostly of one.
     last: usize,
     /// One more than the place of the slot that was first with these low bits.
     table: [u8; TABLE],
 }
 
-impl Slots {
+impl<const N: usize> Slots<N> {
     /// None yet.
     #[inline(always)]
-    pub fn new() -> Slots {
+    pub fn new() -> Slots<N> {
+        const { assert!(2 * N <= TABLE) };
         Slots { slots: ArrayVec::new(), last: 0, table: [0; TABLE] }
     }
 
-    /// The place of `slot`, below [`BURST`]. At most [`BURST`] distinct ones may be asked for.
+    /// The place of `slot`; `N`, which is no place, where there are too many.
     #[inline(always)]
     pub fn place(&mut self, slot: u32) -> usize {
         if self.slots.get(self.last) != Some(&slot) {
@@ -41,11 +40,13 @@ impl Slots {
         }
         let known = if *entry == 0 { None } else { self.slots.iter().position(|known| *known == slot) };
         known.unwrap_or_else(|| {
-            let place = self.slots.len().min(BURST - 1);
+            let place = self.slots.len();
+            if self.slots.try_push(slot).is_err() {
+                return N;
+            }
             if *entry == 0 {
                 *entry = place as u8 + 1;
             }
-            let _ = self.slots.try_push(slot);
             place
         })
     }
@@ -61,9 +62,11 @@ impl Slots {
 mod tests {
     use super::*;
 
+    const BURST: usize = 64;
+
     #[test]
     fn every_slot_has_one_place() {
-        let mut slots = Slots::new();
+        let mut slots = Slots::<BURST>::new();
         let some: Vec<u32> = (0..BURST as u32).map(|at| at.wrapping_mul(0x9e37_79b9) >> (at % 20)).collect();
         let places: Vec<usize> = some.iter().map(|slot| slots.place(*slot)).collect();
         let known: Vec<u32> = slots.iter().collect();
@@ -71,7 +74,7 @@ mod tests {
             assert_eq!((known[*place], slots.place(*slot)), (*slot, *place));
         }
         // All in one entry of the table.
-        let mut slots = Slots::new();
+        let mut slots = Slots::<BURST>::new();
         for at in 0..BURST {
             assert_eq!(slots.place((at * TABLE) as u32), at);
         }
@@ -79,5 +82,7 @@ mod tests {
             assert_eq!(slots.place((at * TABLE) as u32), at);
         }
         assert_eq!(slots.iter().count(), BURST);
+        // One more has no place, and takes none.
+        assert_eq!((slots.place(7), slots.place(7), slots.place(0)), (BURST, BURST, 0));
     }
 }

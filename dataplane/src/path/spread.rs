@@ -34,9 +34,9 @@ use penstock_tables::Note;
 use super::batch::{Batch, Picks};
 use super::decap::{self, Openings};
 use super::encap::{self, Sealing};
+use super::exit::Leaving;
 use super::flow::Arriving;
 use super::punt::Twins;
-use super::run::Leaving;
 use super::{Context, WorkerPort, classify, route};
 use crate::port::{Frame, Port};
 
@@ -121,7 +121,6 @@ pub struct Role {
 }
 
 /// One worker's part in it.
-#[expect(clippy::vec_box, reason = "parcels go from worker to worker as pointers")]
 pub struct Spread<F> {
     role: Role,
     helpers: Vec<Pair<F>>,
@@ -232,7 +231,7 @@ pub fn hand<P: Port>(
 /// Seals the picked packets behind all that wait to be sealed.
 #[inline(always)]
 pub fn seal<P: Port>(
-    leaving: &Leaving,
+    leaving: &Leaving<'_>,
     batch: &mut Box<Batch<P::Frame>>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
@@ -257,7 +256,7 @@ pub fn seal<P: Port>(
 
 /// Reserves the numbers of packets that are in the parcel already, and parks it.
 fn park_sealing<F: Frame>(
-    leaving: &Leaving,
+    leaving: &Leaving<'_>,
     mut parcel: Box<Parcel<F>>,
     twins: &mut Twins<F>,
     spread: &mut Spread<F>,

@@ -212,10 +212,12 @@ pub fn write_checksum(header: &mut [u8]) {
     header[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// The one's complement sum of a template's 16-bit words, not folded: for [`complete`].
+/// The one's complement sum of a template's words, folded to 32 bits: for [`complete`].
 #[inline]
-pub fn template_sum(template: &[u8; HEADER]) -> u64 {
-    Ipv4::new(template).sum()
+pub fn template_sum(template: &[u8; HEADER]) -> u32 {
+    let sum = Ipv4::new(template).sum();
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    sum.wrapping_add(u32::from(carry))
 }
 
 /// Writes DSCP and ECN, length, identification, don't-fragment and checksum into a header that has zeros there. `sum` is
@@ -223,7 +225,7 @@ pub fn template_sum(template: &[u8; HEADER]) -> u64 {
 #[inline(always)]
 pub fn complete(
     header: &mut [u8; HEADER],
-    sum: u64,
+    sum: u32,
     tos: u8,
     total_len: u16,
     identification: u16,
@@ -232,7 +234,7 @@ pub fn complete(
     let flags = u16::from(dont_fragment) << 14;
     let first = u32::from(tos) << 16 | u32::from(total_len);
     let second = u32::from(identification) << 16 | u32::from(flags);
-    let sum = sum + u64::from(first.to_be()) + u64::from(second.to_be());
+    let sum = u64::from(sum) + u64::from(first.to_be()) + u64::from(second.to_be());
     header[..4].copy_from_slice(&(first | 0x4500_0000).to_be_bytes());
     header[4..8].copy_from_slice(&second.to_be_bytes());
     header[10..12].copy_from_slice(&(!fold(sum)).to_ne_bytes());

@@ -43,6 +43,31 @@ impl Adjacency {
     }
 }
 
+/// A resolved next hop as a worker keeps it: in one word, since what was written in pieces cannot be read as a whole at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct NextHop(u64);
+
+impl NextHop {
+    #[inline(always)]
+    pub(crate) fn of(word: u64) -> Option<NextHop> {
+        (word & RESOLVED != 0).then_some(NextHop(word))
+    }
+
+    /// Index of the port.
+    #[inline(always)]
+    pub fn port(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+
+    /// Destination MAC address.
+    #[inline(always)]
+    pub fn mac(self) -> [u8; 6] {
+        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
+        [a, b, c, d, e, f]
+    }
+}
+
 impl Unresolved {
     pub(crate) fn pack(self) -> u64 {
         u64::from(self.port) << 48 | u64::from(self.address)

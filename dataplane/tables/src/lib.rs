@@ -10,6 +10,7 @@
 //! | `slot`, `quiescence` | how a slot is published and reclaimed while workers run |
 //! | `key`, `sa`, `tunnel`, `adjacency`, `fib` | what control writes |
 //! | `sequence`, `replay`, `verdict`, `events`, `worker` | what the data plane writes |
+//! | `writers` | how one worker changes `state`, and how several do |
 //! | `tables`, `writer` | the segment `tables` as the data plane and as control see it |
 //! | `state` | the segment `state` as both see it |
 
@@ -46,9 +47,11 @@ pub mod verdict;
 pub mod worker;
 #[cfg(not(loom))]
 pub mod writer;
+#[cfg(not(loom))]
+mod writers;
 
 #[cfg(not(loom))]
-pub use adjacency::{Adjacency, PortEntry};
+pub use adjacency::{Adjacency, NextHop, PortEntry};
 #[cfg(not(loom))]
 pub use fib::{FibWriter, Hop, Prefix, Route};
 #[cfg(not(loom))]

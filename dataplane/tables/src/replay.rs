@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::writers::Writers;
+
 /// The smallest window, in packets.
 pub const MIN_WINDOW: u32 = 64;
 /// The largest window, in packets.
@@ -48,14 +50,6 @@ impl InboundState {
         self.top.load(Ordering::Acquire)
     }
 
-    /// Adds what a burst opened, once a burst; `now` is in TSC cycles.
-    #[inline(always)]
-    pub fn account(&self, packets: u64, bytes: u64, now: u64) {
-        self.packets.fetch_add(packets, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.last_used.store(now, Ordering::Relaxed);
-    }
-
     /// Counts refusals of this SA.
     #[inline]
     pub fn account_refused(&self, replayed: u64, auth_failed: u64) {
@@ -92,13 +86,29 @@ pub struct Window<'a> {
     ring: &'a [AtomicU64],
     base: u64,
     size: u64,
+    writers: Writers,
 }
 
 impl<'a> Window<'a> {
-    /// `ring` has at least [`ring_words`]`(size)` words, `size` is a power of two of 64 to 65536.
+    /// `ring` has at least [`ring_words`]`(size)` words, `size` is a power of two of 64 to 65536. Several threads may mark.
     #[inline(always)]
     pub fn new(state: &'a InboundState, ring: &'a [AtomicU64], base: u64, size: u32) -> Window<'a> {
-        Window { state, ring: &ring[..ring_words(size).min(ring.len())], base, size: u64::from(size) }
+        let ring = &ring[..ring_words(size).min(ring.len())];
+        Window { state, ring, base, size: u64::from(size), writers: Writers::Many }
+    }
+
+    /// The same, marked by `writers`.
+    #[inline(always)]
+    pub(crate) fn marked_by(self, writers: Writers) -> Window<'a> {
+        Window { writers, ..self }
+    }
+
+    /// Adds what a burst opened to the counters of the SA, once a burst; `now` is in TSC cycles.
+    #[inline(always)]
+    pub fn account(&self, packets: u64, bytes: u64, now: u64) {
+        self.writers.add(&self.state.packets, packets);
+        self.writers.add(&self.state.bytes, bytes);
+        self.state.last_used.store(now, Ordering::Relaxed);
     }
 
     /// The highest number seen of this SA, 0 before the first.
@@ -173,9 +183,7 @@ impl<'a> Window<'a> {
         let word = &self.ring[index];
         // The top first: a word of a later lap then implies a top that makes these numbers too old.
         let highest = block << 5 | u64::from(31 - (bits | 1).leading_zeros());
-        if highest > self.state.top.load(Ordering::Relaxed) {
-            self.state.top.fetch_max(highest, Ordering::AcqRel);
-        }
+        self.writers.raise(&self.state.top, highest);
         let mut seen = word.load(Ordering::Acquire);
         loop {
             let (before, old) = match (seen >> 32) as u32 == lap {
@@ -187,8 +195,8 @@ impl<'a> Window<'a> {
                 return Marked { new, old };
             }
             let next = u64::from(lap) << 32 | u64::from(before | new);
-            match word.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Marked { new, old },
+            match self.writers.replace(word, seen, next) {
+                Ok(()) => return Marked { new, old },
                 Err(now) => seen = now,
             }
         }
@@ -264,7 +272,8 @@ mod tests {
             let size = 1 << size_log2;
             let (state, ring) = fresh(size);
             state.top.store(base, Ordering::Relaxed);
-            let window = Window::new(&state, &ring, base, size);
+            let writers = if base.is_multiple_of(2) { Writers::One } else { Writers::Many };
+            let window = Window::new(&state, &ring, base, size).marked_by(writers);
             let mut model = Model { seen: HashSet::new(), highest: 0, size: u64::from(size) };
             for (kind, step) in steps {
                 let number = match kind {
@@ -300,7 +309,8 @@ mod tests {
             let ((state, ring), (other, other_ring)) = (fresh(64), fresh(64));
             state.top.store(base, Ordering::Relaxed);
             other.top.store(base, Ordering::Relaxed);
-            let (window, single) = (Window::new(&state, &ring, base, 64), Window::new(&other, &other_ring, base, 64));
+            let window = Window::new(&state, &ring, base, 64).marked_by(Writers::One);
+            let single = Window::new(&other, &other_ring, base, 64);
             let first = window.block(1).0;
             for (ahead, bits) in steps {
                 let bits = bits | 1 << 31;

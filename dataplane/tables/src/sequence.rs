@@ -3,7 +3,10 @@
 //!
 //! The word in `state` only ever grows; control places a new SA on it with an offset instead of resetting it.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::writers::Writers;
 
 /// Per outbound slot, written by workers only. One cache line.
 #[derive(Debug)]
@@ -53,23 +56,47 @@ impl Run {
     }
 }
 
-impl OutboundState {
+/// A slot as workers have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outbound<'a> {
+    state: &'a OutboundState,
+    writers: Writers,
+}
+
+impl<'a> Outbound<'a> {
+    /// `writers` change it.
+    #[inline(always)]
+    pub(crate) fn new(state: &'a OutboundState, writers: Writers) -> Outbound<'a> {
+        Outbound { state, writers }
+    }
+
     /// Reserves `count` numbers, of which those above `hard` are not handed out. `offset` is the SA's place on the word.
     #[inline(always)]
-    pub fn reserve(&self, count: u32, offset: u64, hard: u64) -> Run {
-        let first =
-            self.reserved.fetch_add(u64::from(count), Ordering::Relaxed).wrapping_add(offset).wrapping_add(1);
+    pub fn reserve(self, count: u32, offset: u64, hard: u64) -> Run {
+        let before = self.writers.add(&self.state.reserved, u64::from(count));
+        let first = before.wrapping_add(offset).wrapping_add(1);
         Run { next: first, end: first.saturating_add(u64::from(count)).min(hard.saturating_add(1)) }
     }
 
     /// Adds what a burst sealed, once a burst; `now` is in TSC cycles.
     #[inline(always)]
-    pub fn account(&self, packets: u64, bytes: u64, now: u64) {
-        self.packets.fetch_add(packets, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.last_used.store(now, Ordering::Relaxed);
+    pub fn account(self, packets: u64, bytes: u64, now: u64) {
+        self.writers.add(&self.state.packets, packets);
+        self.writers.add(&self.state.bytes, bytes);
+        self.state.last_used.store(now, Ordering::Relaxed);
     }
+}
 
+impl Deref for Outbound<'_> {
+    type Target = OutboundState;
+
+    #[inline(always)]
+    fn deref(&self) -> &OutboundState {
+        self.state
+    }
+}
+
+impl OutboundState {
     /// The last number reserved, as the SA with this offset counts.
     pub fn last_reserved(&self, offset: u64) -> u64 {
         self.reserved.load(Ordering::Acquire).wrapping_add(offset)
@@ -101,6 +128,10 @@ mod tests {
         }
     }
 
+    fn many(state: &OutboundState) -> Outbound<'_> {
+        Outbound::new(state, Writers::Many)
+    }
+
     #[test]
     fn numbers_are_unique_across_threads() {
         let state = fresh();
@@ -110,7 +141,7 @@ mod tests {
                     scope.spawn(|| {
                         let mut mine = Vec::new();
                         for round in 0..1000 {
-                            let mut run = state.reserve(round % 7, 0, u64::MAX - 1);
+                            let mut run = many(&state).reserve(round % 7, 0, u64::MAX - 1);
                             while let Some(number) = run.take() {
                                 mine.push(number);
                             }
@@ -130,22 +161,28 @@ mod tests {
 
     #[test]
     fn nothing_is_handed_out_above_the_hard_limit() {
-        let state = fresh();
-        let offset = state.offset_after(0xffff_fff0);
-        let mut run = state.reserve(32, offset, 0xffff_ffff);
-        let taken: Vec<u64> = std::iter::from_fn(|| run.take()).collect();
-        assert_eq!(taken, (0xffff_fff1..=0xffff_ffff).collect::<Vec<u64>>());
-        assert_eq!(state.reserve(1, offset, 0xffff_ffff).take(), None);
-        assert_eq!(state.last_reserved(offset), 0xffff_fff0 + 33);
+        for writers in [Writers::One, Writers::Many] {
+            let state = fresh();
+            let slot = Outbound::new(&state, writers);
+            let offset = state.offset_after(0xffff_fff0);
+            let mut run = slot.reserve(32, offset, 0xffff_ffff);
+            let taken: Vec<u64> = std::iter::from_fn(|| run.take()).collect();
+            assert_eq!(taken, (0xffff_fff1..=0xffff_ffff).collect::<Vec<u64>>());
+            assert_eq!(slot.reserve(1, offset, 0xffff_ffff).take(), None);
+            assert_eq!(state.last_reserved(offset), 0xffff_fff0 + 33);
+            slot.account(3, 100, 7);
+            slot.account(1, 50, 8);
+            assert_eq!(state.totals(), (4, 150, 8));
+        }
     }
 
     #[test]
     fn a_reused_slot_continues_where_control_places_it() {
         let state = fresh();
-        state.reserve(1000, 0, u64::MAX);
+        many(&state).reserve(1000, 0, u64::MAX);
         let offset = state.offset_after(0);
-        assert_eq!(state.reserve(1, offset, 10).take(), Some(1));
+        assert_eq!(many(&state).reserve(1, offset, 10).take(), Some(1));
         let offset = state.offset_after(5_000_000);
-        assert_eq!(state.reserve(1, offset, u64::MAX).take(), Some(5_000_001));
+        assert_eq!(many(&state).reserve(1, offset, u64::MAX).take(), Some(5_000_001));
     }
 }

@@ -12,8 +12,9 @@ use crate::quiescence::Grace;
 use crate::replay::{InboundState, Window, ring_words};
 use crate::sa::InboundSa;
 use crate::segment::{Array, Kind, RegionError, Segment};
-use crate::sequence::OutboundState;
+use crate::sequence::{Outbound, OutboundState};
 use crate::worker::{MAX_WORKERS, WorkerState};
+use crate::writers::Writers;
 
 /// What the data plane says of a port: a few cache lines, written by its housekeeping, never by a worker.
 #[derive(Debug)]
@@ -180,10 +181,11 @@ impl StateMap {
 
 /// The data plane's side.
 #[derive(Debug)]
-pub struct StateOwner(StateMap);
+pub struct StateOwner(StateMap, Writers);
 
 impl StateOwner {
-    /// Takes the role of the data plane in `directory`, for `workers` workers, with the capacity of `tables`.
+    /// Takes the role of the data plane in `directory`, for `workers` workers, with the capacity of `tables`. Where it is one,
+    /// only one thread may reserve numbers and mark windows; others have no place to count in ([`StateOwner::worker`]).
     ///
     /// # Errors
     /// [`RegionError`], each saying what to do.
@@ -195,7 +197,7 @@ impl StateOwner {
         map.segment.header().figure.store(count as u32, Ordering::Release);
         map.workers().iter().for_each(WorkerState::restart);
         map.ports.as_slice().iter().for_each(PortState::clear);
-        Ok(StateOwner(map))
+        Ok(StateOwner(map, Writers::of(count)))
     }
 
     /// The number that SAs must carry to be used with this segment.
@@ -211,8 +213,8 @@ impl StateOwner {
 
     /// Sequence word and counters of an outbound slot.
     #[inline(always)]
-    pub fn outbound(&self, slot: u32) -> &OutboundState {
-        self.0.outbound.get(slot as usize)
+    pub fn outbound(&self, slot: u32) -> Outbound<'_> {
+        Outbound::new(self.0.outbound.get(slot as usize), self.1)
     }
 
     /// Counters of an inbound slot.
@@ -246,7 +248,7 @@ impl StateOwner {
     pub fn window(&self, slot: u32, sa: &InboundSa) -> Window<'_> {
         let words = self.0.ring_words;
         let ring = &self.0.rings.as_slice()[slot as usize * words..][..words];
-        Window::new(self.inbound(slot), ring, sa.base(), sa.window())
+        Window::new(self.inbound(slot), ring, sa.base(), sa.window()).marked_by(self.1)
     }
 
     /// A worker's place, `worker` below the count given to [`StateOwner::open`].

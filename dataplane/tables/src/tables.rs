@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::adjacency::{Adjacency, AdjacencyWord, MAX_PORTS, PortEntry, Unresolved};
+use crate::adjacency::{Adjacency, AdjacencyWord, MAX_PORTS, NextHop, PortEntry, Unresolved};
 use crate::fib::{Fib, GROUP, Hop, ROOT, Route};
 use crate::key::KeyBlock;
 use crate::layout::{Capacity, TablesLayout};
@@ -150,6 +150,12 @@ impl TablesView {
         self.0.inbound.prefetch(place, std::mem::offset_of!(Keyed<InboundSa>, sa));
     }
 
+    /// Fetches the line of an outbound SA that is about to be asked for.
+    #[inline(always)]
+    pub fn prefetch_outbound(&self, slot: u32) {
+        self.0.outbound.prefetch(slot as usize, std::mem::offset_of!(Keyed<OutboundSa>, sa));
+    }
+
     /// The route table, for lookups of a burst.
     #[inline(always)]
     pub fn fib(&self) -> Fib<'_> {
@@ -207,6 +213,12 @@ impl TablesView {
     #[inline(always)]
     pub fn adjacency(&self, index: u32) -> Result<Adjacency, Unresolved> {
         Adjacency::unpack(self.0.adjacency(index).0.load(Ordering::Acquire))
+    }
+
+    /// A next hop whose MAC address is known.
+    #[inline(always)]
+    pub fn next_hop(&self, index: u32) -> Option<NextHop> {
+        NextHop::of(self.0.adjacency(index).0.load(Ordering::Acquire))
     }
 
     /// What control says of port `index`.
