@@ -122,6 +122,12 @@ impl Picks {
         self.0 |= 1 << (index & 63);
     }
 
+    /// Takes packet `index` (below 64) out.
+    #[inline(always)]
+    pub fn remove(&mut self, index: usize) {
+        self.0 &= !(1 << (index & 63));
+    }
+
     /// Whether packet `index` is among them.
     #[inline(always)]
     pub fn contains(self, index: usize) -> bool {

@@ -1,6 +1,6 @@
 //! Sorts a burst: ESP for this gateway (RFC 4303, RFC 3948), packets to forward, and what belongs to the kernel.
 
-use penstock_tables::{Hop, Tunnel, Verdict};
+use penstock_tables::{Hop, Route, Tunnel, Verdict};
 
 use super::Context;
 use super::batch::{Batch, Origin, Picks};
@@ -31,13 +31,16 @@ pub fn sort<F: Frame>(
 ) -> Picks {
     let mut clear = Picks::default();
     let facts = cx.ports[usize::from(port)];
+    let own = facts.spec.address;
     for index in arrived {
         let Some((frame, meta)) = batch.get(index) else { continue };
         let class = match parse::frame(frame, &facts) {
             Parsed::Ip(ip) => {
                 meta.begin(ip, ethernet::HEADER, port, Origin::Wire);
                 let ip = &meta.ip;
-                let route = cx.fib.find(ip.destination());
+                // Most of what is for the gateway is for the port's own address, which needs no route.
+                let to_port = own != 0 && ip.destination() == own;
+                let route = if to_port { Route::LOCAL } else { cx.fib.find(ip.destination()) };
                 meta.route = route;
                 let local = route.is_local();
                 if ipv4::is_group(ip.destination()) {

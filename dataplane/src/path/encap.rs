@@ -109,14 +109,14 @@ fn encrypt_all<'a, F: Frame>(
 ) -> Picks {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut refused: ArrayVec<(u8, Verdict), BURST> = ArrayVec::new();
-    let mut ready = Picks::default();
+    let mut ready = picks;
     for (index, frame, meta) in batch.each(picks) {
         match write(frame, meta, runs) {
-            Ok(job) => {
-                jobs.push(job);
-                ready.insert(index);
+            Ok(job) => jobs.push(job),
+            Err(verdict) => {
+                ready.remove(index);
+                refused.push((index as u8, verdict));
             }
-            Err(verdict) => refused.push((index as u8, verdict)),
         }
     }
     cx.engine.run(&mut jobs);

@@ -39,6 +39,9 @@ impl Route {
     /// There is no route.
     pub const NONE: Route = Route(0);
 
+    /// To the gateway itself.
+    pub const LOCAL: Route = Route(LOCAL << 29);
+
     /// Where it leads.
     #[inline]
     pub fn hop(self) -> Hop {
