@@ -31,7 +31,7 @@ impl Capture {
     /// Captures whole frames of `device` in `namespace` into `path`, once it returns; `filter` as tcpdump has it.
     pub fn start(namespace: &str, device: &str, path: &Path, filter: &str) -> Capture {
         let mut child = inside(namespace, "tcpdump")
-            .args(["-i", device, "-n", "-s", "0", "-U", "-B", "65536", "-Z", "root", "-w"])
+            .args(["-i", device, "-n", "-s", "0", "-B", "65536", "-Z", "root", "-w"])
             .arg(path)
             .args(filter.split_whitespace())
             .stderr(Stdio::piped())
