@@ -110,6 +110,12 @@ impl Picks {
         Picks(self.0 & !others.0)
     }
 
+    /// One bit for each packet.
+    #[inline(always)]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
     /// How many there are.
     #[inline(always)]
     pub fn count(self) -> usize {

@@ -2,7 +2,7 @@
 //! trailer, selectors (RFC 4301 section 5.2), ECN (RFC 6040).
 
 use arrayvec::ArrayVec;
-use penstock_tables::replay::Marked;
+use penstock_tables::replay::{Marked, Window};
 use penstock_tables::{Tunnel, Verdict};
 
 use super::Context;
@@ -44,9 +44,7 @@ pub fn open<'a, F: Frame>(arriving: &Arriving, batch: &mut Batch<F>, cx: &mut Co
     let mut list = ArrayVec::new();
     let right = decrypt(arriving.picks(), &mut list, &flows, batch, cx);
     accept_all(&list, right, &mut flows, batch, cx, |_, frame, meta, flow, tunnel, cx| {
-        let count = unwrap(frame, meta, flow, tunnel, cx)?;
-        flow.count(count);
-        Ok(())
+        unwrap(frame, meta, flow, tunnel, cx)
     })
 }
 
@@ -74,10 +72,8 @@ pub fn verify<F: Frame>(
 pub fn accept<F: Frame>(work: &Openings, batch: &mut Batch<F>, cx: &mut Context<'_>) -> Picks {
     let mut flows = Flows::new();
     flows.again(&work.slots, cx);
-    accept_all(&work.list, work.right, &mut flows, batch, cx, |opening, _, meta, flow, _, _| {
-        opening.wrong.map_or(Ok(()), Err)?;
-        flow.count(meta.ip.total_len());
-        Ok(())
+    accept_all(&work.list, work.right, &mut flows, batch, cx, |opening, _, meta, _, _, _| {
+        opening.wrong.map_or(Ok(meta.ip.total_len()), Err)
     })
 }
 
@@ -120,14 +116,7 @@ fn accept_all<'a, F: Frame>(
     flows: &mut Flows<'a>,
     batch: &mut Batch<F>,
     cx: &mut Context<'a>,
-    inside: impl Fn(
-        &Opening,
-        &mut F,
-        &mut Meta,
-        &mut Flow<'a>,
-        Option<&Tunnel>,
-        &Context<'a>,
-    ) -> Result<(), Verdict>,
+    inside: impl Fn(&Opening, &mut F, &mut Meta, &Flow<'a>, Option<&Tunnel>, &Context<'a>) -> Result<u16, Verdict>,
 ) -> Picks {
     let mut opened = Picks::default();
     let mut rest = list;
@@ -135,21 +124,25 @@ fn accept_all<'a, F: Frame>(
         let (now, later) = rest.split_at(group.len);
         let flow = flows.at_mut(now[0].flow);
         let tunnel = cx.tables.tunnel(flow.tunnel());
+        let (mut packets, mut bytes) = (0, 0);
         for (at, opening) in now.iter().enumerate() {
             let index = usize::from(opening.index);
             let Some((frame, meta)) = batch.get(index) else { continue };
-            let done = group.verdict(at, opening, flow).and_then(|()| {
-                flow.opened += 1;
-                inside(opening, frame, meta, flow, tunnel, cx)
-            });
+            let done = group
+                .verdict(at, opening, flow)
+                .and_then(|()| inside(opening, frame, meta, flow, tunnel, cx));
             match done {
-                Ok(()) => opened.insert(index),
+                Ok(octets) => {
+                    (packets, bytes) = (packets + 1, bytes + u64::from(octets));
+                    opened.insert(index);
+                }
                 Err(verdict) => {
                     flow.refuse(verdict, cx);
                     cx.end_of(batch, index, verdict);
                 }
             }
         }
+        flow.count(group.opened(), packets, bytes);
         rest = later;
     }
     flows.close(cx);
@@ -179,13 +172,12 @@ fn admit<'f, 'a: 'f, F: Frame>(
 /// Packets in a row of one SA and one block of its window, whose numbers are marked at once.
 struct Group {
     len: usize,
-    /// All of them may go on: every tag was right, no number is there twice, and all are new.
-    all: bool,
+    /// One bit for each packet that may go on: its tag was right, and its number is new.
+    new: u64,
+    /// The bits of its numbers that lie left of the window.
+    old: u32,
     /// One bit for each packet whose tag was right.
     right: u64,
-    /// One bit for each packet with a number that one before it has.
-    again: u64,
-    marked: Marked,
 }
 
 impl Group {
@@ -195,44 +187,70 @@ impl Group {
         let first = openings.first()?;
         let window = flows.at(first.flow).window();
         let block = window.block(first.number).0;
-        let mut group = Group { len: 0, all: false, right: 0, again: 0, marked: Marked { new: 0, old: 0 } };
-        let mut bits = 0;
+        let (mut len, mut bits, mut twice) = (0, 0, 0);
         for opening in openings {
             let (its, bit) = window.block(opening.number);
             if opening.flow != first.flow || its != block {
                 break;
             }
-            if right.contains(from + group.len) {
-                group.right |= 1 << group.len;
-                group.again |= u64::from(bits & bit != 0) << group.len;
-                bits |= bit;
-            }
-            group.len += 1;
+            twice |= bits & bit;
+            bits |= bit;
+            len += 1;
         }
-        if bits != 0 {
-            group.marked = window.mark_block(block, bits);
+        let (all, right) = (u64::MAX >> (64 - len), right.bits() >> from);
+        if right & all != all || twice != 0 {
+            return Some(Group::mark_some(&openings[..len], right & all, window));
         }
-        group.all =
-            group.marked.new == bits && group.again == 0 && group.right == u64::MAX >> (64 - group.len);
-        Some(group)
+        let marked = window.mark_block(block, bits);
+        Some(match marked.new == bits {
+            true => Group { len, new: all, old: 0, right: all },
+            false => Group::sorted(&openings[..len], all, window, marked),
+        })
+    }
+
+    /// As `mark`, where not every tag was right, or a number is there twice: the first one with it counts.
+    #[cold]
+    #[inline(never)]
+    fn mark_some(openings: &[Opening], right: u64, window: Window<'_>) -> Group {
+        let of = |at: usize| window.block(openings[at].number);
+        let some = (0..openings.len()).filter(|at| right >> at & 1 != 0);
+        let bits = some.fold(0, |bits, at| bits | of(at).1);
+        let marked = if bits == 0 { Marked { new: 0, old: 0 } } else { window.mark_block(of(0).0, bits) };
+        Group::sorted(openings, right, window, marked)
+    }
+
+    /// What became of each packet, where not all may go on.
+    #[cold]
+    #[inline(never)]
+    fn sorted(openings: &[Opening], right: u64, window: Window<'_>, marked: Marked) -> Group {
+        let (mut new, mut left) = (0, marked.new);
+        for (at, opening) in openings.iter().enumerate().filter(|(at, _)| right >> at & 1 != 0) {
+            let (_, bit) = window.block(opening.number);
+            new |= u64::from(left & bit != 0) << at;
+            left &= !bit;
+        }
+        Group { len: openings.len(), new, old: marked.old, right }
+    }
+
+    /// Packets whose tag and number were right.
+    #[inline(always)]
+    fn opened(&self) -> u64 {
+        u64::from(self.new.count_ones())
     }
 
     /// Whether packet `at` may go on.
     #[inline(always)]
     fn verdict(&self, at: usize, opening: &Opening, flow: &Flow<'_>) -> Result<(), Verdict> {
-        if self.all { Ok(()) } else { self.look(at, opening, flow) }
+        if self.new >> at & 1 != 0 { Ok(()) } else { Err(self.refusal(at, opening, flow)) }
     }
 
     #[cold]
-    fn look(&self, at: usize, opening: &Opening, flow: &Flow<'_>) -> Result<(), Verdict> {
-        if self.right >> at & 1 == 0 {
-            return Err(Verdict::AuthFailed);
-        }
+    fn refusal(&self, at: usize, opening: &Opening, flow: &Flow<'_>) -> Verdict {
         let (_, bit) = flow.window().block(opening.number);
-        match self.marked {
-            marked if marked.old & bit != 0 => Err(Verdict::TooOld),
-            marked if marked.new & bit != 0 && self.again >> at & 1 == 0 => Ok(()),
-            _ => Err(Verdict::Replayed),
+        match self.right >> at & 1 {
+            0 => Verdict::AuthFailed,
+            _ if self.old & bit != 0 => Verdict::TooOld,
+            _ => Verdict::Replayed,
         }
     }
 }

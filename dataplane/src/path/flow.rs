@@ -24,7 +24,7 @@ pub struct Flow<'a> {
     /// Why there is no SA to be used, where there is none: slot, window and key mean nothing then.
     refusal: Option<Verdict>,
     /// Packets whose tag and number were right.
-    pub opened: u64,
+    opened: u64,
     packets: u64,
     bytes: u64,
 }
@@ -114,11 +114,12 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Counts an inner packet that is allowed.
+    /// Counts packets that were opened, those of them that are allowed, and the octets of these.
     #[inline(always)]
-    pub fn count(&mut self, octets: u16) {
-        self.packets += 1;
-        self.bytes += u64::from(octets);
+    pub fn count(&mut self, opened: u64, packets: u64, bytes: u64) {
+        self.opened += opened;
+        self.packets += packets;
+        self.bytes += bytes;
     }
 }
 
