@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <rte_esp.h>
 #include <rte_spinlock.h>
 
 /* Errors that DPDK logged and nobody took yet; what does not fit is left out. */
@@ -161,4 +162,81 @@ int
 penstock_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **frames, uint16_t count)
 {
 	return rte_pktmbuf_alloc_bulk(pool, frames, count);
+}
+
+/* Queues that a rule can name; more are not steered. */
+#define RULE_QUEUES 128
+#define ESP_IN_UDP_PORT 4500
+
+/* One rule: validated, or made where `made` is there. */
+static int
+rule(uint16_t port, const struct penstock_rules *rules, uint16_t queue, struct rte_flow **made,
+     struct rte_flow_error *error)
+{
+	uint16_t list[RULE_QUEUES];
+	for (uint16_t i = 0; i < rules->queues; i++)
+		list[i] = i;
+	struct rte_flow_item_esp spi = { .hdr.spi = rte_cpu_to_be_32(queue) };
+	struct rte_flow_item_esp low = { .hdr.spi = rte_cpu_to_be_32(rules->queues - 1u) };
+	struct rte_flow_item_udp to = { .hdr.dst_port = RTE_BE16(ESP_IN_UDP_PORT) };
+	struct rte_flow_item_udp whole = { .hdr.dst_port = RTE_BE16(UINT16_MAX) };
+	struct rte_flow_action_queue one = { .index = queue };
+	struct rte_flow_action_rss hash = { .types = RTE_ETH_RSS_ESP };
+	if (rules->list) {
+		hash.queue = list;
+		hash.queue_num = rules->queues;
+	}
+
+	struct rte_flow_item pattern[5] = { { .type = RTE_FLOW_ITEM_TYPE_ETH }, { .type = RTE_FLOW_ITEM_TYPE_IPV4 } };
+	struct rte_flow_item *item = &pattern[2];
+	if (rules->udp) {
+		item->type = RTE_FLOW_ITEM_TYPE_UDP;
+		item->spec = rules->any_port ? NULL : &to;
+		item->mask = rules->any_port ? NULL : &whole;
+		item++;
+	}
+	item->type = RTE_FLOW_ITEM_TYPE_ESP;
+	item->spec = rules->low_bits ? &spi : NULL;
+	item->mask = rules->low_bits ? &low : NULL;
+	(++item)->type = RTE_FLOW_ITEM_TYPE_END;
+
+	struct rte_flow_action actions[2] = { 0 };
+	actions[0].type = rules->low_bits ? RTE_FLOW_ACTION_TYPE_QUEUE : RTE_FLOW_ACTION_TYPE_RSS;
+	actions[0].conf = rules->low_bits ? (const void *)&one : (const void *)&hash;
+	actions[1].type = RTE_FLOW_ACTION_TYPE_END;
+
+	const struct rte_flow_attr incoming = { .ingress = 1 };
+	if (made == NULL)
+		return rte_flow_validate(port, &incoming, pattern, actions, error);
+	rte_errno = 0;
+	*made = rte_flow_create(port, &incoming, pattern, actions, error);
+	return *made != NULL ? 0 : rte_errno != 0 ? -rte_errno : -EINVAL;
+}
+
+int
+penstock_rules_make(uint16_t port, const struct penstock_rules *rules, char *said, size_t room)
+{
+	struct rte_flow *made[RULE_QUEUES];
+	struct rte_flow_error error = { 0 }, ignored;
+	uint16_t count = rules->low_bits ? rules->queues : 1, done = 0;
+	int result = rules->queues >= 1 && rules->queues <= RULE_QUEUES ? 0 : -ERANGE;
+
+	for (uint16_t i = 0; i < count && result == 0; i++)
+		result = rule(port, rules, i, NULL, &error);
+	while (done < count && result == 0) {
+		result = rule(port, rules, done, &made[done], &error);
+		done += result == 0;
+	}
+	if (result != 0)
+		while (done-- > 0)
+			rte_flow_destroy(port, made[done], &ignored);
+	snprintf(said, room, "%s", result != 0 && error.message != NULL ? error.message : "");
+	return result;
+}
+
+void
+penstock_rules_end(uint16_t port)
+{
+	struct rte_flow_error ignored;
+	rte_flow_flush(port, &ignored);
 }

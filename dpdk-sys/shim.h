@@ -14,6 +14,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
@@ -79,6 +80,24 @@ uint16_t penstock_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **fram
 
 /* Hands frames to the device; returns how many, from the front, it took. */
 uint16_t penstock_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **frames, uint16_t count);
+
+/* Flow rules that choose the queue of received ESP, for a started port whose first queues are `queues`. */
+struct penstock_rules {
+	bool low_bits; /* queue q gets the SPIs whose low bits are q, `queues` being a power of two; or a hash of the SPI chooses */
+	bool udp;      /* ESP in UDP (RFC 3948), or in IP */
+	bool any_port; /* the pattern names no UDP port: the device's parser looks for ESP behind 4500 only */
+	bool list;     /* the hash goes over a list of queues, or over the device's own table of them */
+	uint16_t queues;
+};
+
+/*
+ * Has the driver validate the rules, then makes them: all or none. Returns 0 or a negative errno, with the driver's
+ * words, if any, in `said` (NUL at the end).
+ */
+int penstock_rules_make(uint16_t port, const struct penstock_rules *rules, char *said, size_t room);
+
+/* Removes all flow rules of a port. */
+void penstock_rules_end(uint16_t port);
 
 /* An empty mbuf, or NULL. */
 struct rte_mbuf *penstock_alloc(struct rte_mempool *pool);

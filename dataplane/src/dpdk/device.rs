@@ -7,12 +7,13 @@ use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use penstock_dpdk_sys as sys;
 
 use super::error::take_log;
-use super::{Cause, DeviceName, Eal, Error, Pool, RxQueue, TxQueue};
+use super::{Cause, DeviceName, Eal, Error, Pool, Rules, RxQueue, TxQueue, rules};
 
 /// Ethernet header, two VLAN tags and the check sequence: what drivers count on top of the MTU.
 const FRAME_OVERHEAD: u32 = 14 + 2 * 4 + 4;
@@ -122,6 +123,8 @@ pub(super) struct OpenPort {
     /// Whether [`Device::open`] made the device known to DPDK, which then forgets it again.
     plugged: bool,
     pool: OnceLock<Pool>,
+    /// Whether flow rules were made.
+    ruled: AtomicBool,
     _eal: Eal,
 }
 
@@ -154,6 +157,9 @@ impl Drop for OpenPort {
     fn drop(&mut self) {
         let mut open = open_ports();
         let device = self.raw_info().map_or(ptr::null_mut(), |info| info.device);
+        if self.ruled.load(Ordering::Relaxed) {
+            rules::end(self.id);
+        }
         // SAFETY: no queue handle is left, so nobody polls. The device pointer comes from the bus and outlives the port.
         unsafe {
             sys::rte_eth_dev_stop(self.id);
@@ -170,7 +176,7 @@ impl Drop for OpenPort {
 enum State {
     Open,
     Configured { queues: u16 },
-    Started,
+    Started { queues: u16 },
 }
 
 /// A device with its one port. Reads and settings go through this handle, from one thread at a time, while the queues
@@ -210,7 +216,8 @@ impl Device {
         }
         open.push(id);
         take_log();
-        let port = OpenPort { id, name: name.clone(), plugged, pool: OnceLock::new(), _eal: eal.clone() };
+        let (pool, ruled) = (OnceLock::new(), AtomicBool::new(false));
+        let port = OpenPort { id, name: name.clone(), plugged, pool, ruled, _eal: eal.clone() };
         Ok(Device { port: Arc::new(port), state: State::Open, rss: 0, _not_sync: PhantomData })
     }
 
@@ -321,9 +328,23 @@ impl Device {
         // SAFETY: the port is configured, and no queue handle exists.
         let result = unsafe { sys::rte_eth_dev_start(self.port.id) };
         self.port.check(result, || "start".into())?;
-        self.state = State::Started;
+        self.state = State::Started { queues };
         let pair = |queue| (RxQueue::new(self.port.clone(), queue), TxQueue::new(self.port.clone(), queue));
         Ok((0..queues).map(pair).collect())
+    }
+
+    /// Has the device choose the queue of received ESP by these flow rules, until it is closed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the driver cannot, after which everything is as before; [`Error::Order`] before the start.
+    pub fn steer(&mut self, rules: Rules) -> Result<(), Error> {
+        let State::Started { queues } = self.state else { return Err(self.out_of_order()) };
+        rules::make(self.port.id, rules, queues).map_err(|cause| {
+            let (device, action) = (self.port.name.clone(), "choose queues by SPI".into());
+            Error::Refused { device, action, cause }
+        })?;
+        self.port.ruled.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn out_of_order(&self) -> Error {

@@ -23,6 +23,12 @@ impl Cause {
         Cause { errno: result.saturating_abs(), log: take_log() }
     }
 
+    /// As [`Cause::from_result`], with the words that the driver has for it.
+    pub(super) fn from_driver(result: c_int, said: &str) -> Cause {
+        let logged = Cause::from_result(result);
+        if said.is_empty() { logged } else { Cause { log: said.into(), ..logged } }
+    }
+
     /// From a call that left its error in rte_errno.
     pub(super) fn from_errno() -> Cause {
         // SAFETY: reads a thread-local number.

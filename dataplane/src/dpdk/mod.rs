@@ -13,6 +13,7 @@ mod mbuf;
 mod name;
 mod pool;
 mod queue;
+mod rules;
 
 pub use device::{Device, DeviceConfig, Info, Link, Stats};
 pub use eal::{Eal, EalConfig, LogLevel, Memory, RegisteredThread};
@@ -21,3 +22,4 @@ pub use mbuf::Mbuf;
 pub use name::DeviceName;
 pub use pool::{Pool, PoolConfig};
 pub use queue::{RxQueue, TxQueue};
+pub use rules::{Carrier, Choice, Rules};
