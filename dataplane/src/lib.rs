@@ -7,6 +7,7 @@ pub mod options;
 pub mod path;
 pub mod plan;
 pub mod port;
+pub mod steering;
 pub mod twin;
 pub mod wire;
 pub mod worker;

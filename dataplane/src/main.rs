@@ -17,9 +17,10 @@ use penstock_dataplane::options::{HugePages, Options, PortOption};
 use penstock_dataplane::path::answer::RateLimit;
 use penstock_dataplane::path::punt::Twins;
 use penstock_dataplane::path::{Worker, WorkerPort};
-use penstock_dataplane::plan::{Offer, Plan};
+use penstock_dataplane::plan::Plan;
 use penstock_dataplane::port::Burst;
 use penstock_dataplane::port::dpdk::DpdkPort;
+use penstock_dataplane::steering::Offer;
 use penstock_dataplane::twin::TwinThread;
 use penstock_dataplane::worker::{self, Idle};
 use penstock_dataplane::{bench, crypto};
@@ -74,7 +75,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     state.set_tsc_hz(hz);
     let frames = (options.memory * 5 / 8 * 1024 / (BUFFER / 1024 + 1)).clamp(4096, 1 << 20);
     let pool = Pool::new(&eal, "packets", &PoolConfig { frames, ..PoolConfig::default() })?;
-    let (mut ports, plan) = open_ports(options, &eal, &pool)?;
+    let (mut ports, plan) = open_ports(options, &eal, &pool, &tables)?;
     let twins: Twins<Mbuf> = Twins::new(TWIN_RING, tables.capacity().tunnels);
     let parts = Parts { tables: Arc::new(tables), state: state.clone(), twins, engine, hz };
     let twin_thread = start_twins(options, &pool, &parts, &stop)?;
@@ -153,42 +154,61 @@ struct OpenPort {
     queue_count: u64,
 }
 
-/// Opens all devices, plans who receives what, and starts them.
-fn open_ports(options: &Options, eal: &Eal, pool: &Pool) -> Result<(Vec<OpenPort>, Plan), Failure> {
+/// Opens all devices, plans who receives what, starts them, and has them steer ESP.
+fn open_ports(
+    options: &Options,
+    eal: &Eal,
+    pool: &Pool,
+    tables: &TablesView,
+) -> Result<(Vec<OpenPort>, Plan), Failure> {
     let failed = |port: &PortOption, error: DpdkError| Failure::from(format!("port {}: {error}", port.name));
     let (mut devices, mut offers) = (Vec::new(), Vec::new());
-    for port in &options.ports {
+    for (index, port) in options.ports.iter().enumerate() {
         let device = Device::open(eal, &port.device).map_err(|error| failed(port, error))?;
         let info = device.info().map_err(|error| failed(port, error))?;
-        let (max_queues, rss_by_spi) = (info.max_queues, info.rss_by_spi);
-        offers.push(Offer { port: port.name.clone(), driver: info.driver, max_queues, rss_by_spi });
+        offers.push(Offer {
+            port: port.name.clone(),
+            driver: info.driver,
+            max_queues: info.max_queues,
+            rss_by_spi: info.rss_by_spi,
+            public: tables.port(index).get().public,
+        });
         devices.push(device);
     }
-    let plan = Plan::new(options.spread, options.cores.len() as u16, offers)?;
-    let start = |(port, mut device): (&PortOption, Device)| -> Result<OpenPort, DpdkError> {
-        let mtu = options.mtu_of(&port.name);
-        device.configure(&DeviceConfig { queues: plan.queues(), mtu, ..DeviceConfig::default() }, pool)?;
-        let pairs = device.start()?;
-        if options.promiscuous.contains(&port.name) {
-            device.set_promiscuous(true)?;
-        }
-        let info = device.info()?;
-        let mut queues: Vec<DpdkPort> =
-            pairs.into_iter().map(|pair| DpdkPort::new(pair, pool.clone())).collect();
-        let queue_count = queues.len() as u64;
-        queues.resize_with(options.cores.len(), || DpdkPort::absent(pool.clone()));
-        Ok(OpenPort {
-            name: port.name.clone(),
-            device,
-            mac: info.mac,
-            driver: info.driver,
-            queues,
-            queue_count,
-        })
-    };
-    let ports = options.ports.iter().zip(devices);
-    let ports = ports.map(|(port, device)| start((port, device)).map_err(|error| failed(port, error)));
-    Ok((ports.collect::<Result<_, Failure>>()?, plan))
+    let mut plan = Plan::new(options.spread, options.cores.len() as u16, offers)?;
+    let mut ports = Vec::new();
+    for (index, (port, device)) in options.ports.iter().zip(devices).enumerate() {
+        let mut open =
+            open_port(options, port, device, plan.queues(), pool).map_err(|error| failed(port, error))?;
+        plan.steer(index, |rules| match open.device.steer(rules) {
+            Err(DpdkError::Refused { cause, .. }) => Err(cause.to_string()),
+            result => result.map_err(|error| error.to_string()),
+        });
+        ports.push(open);
+    }
+    Ok((ports, plan))
+}
+
+/// Starts a device with so many queue pairs.
+fn open_port(
+    options: &Options,
+    port: &PortOption,
+    mut device: Device,
+    queues: u16,
+    pool: &Pool,
+) -> Result<OpenPort, DpdkError> {
+    let mtu = options.mtu_of(&port.name);
+    device.configure(&DeviceConfig { queues, mtu, ..DeviceConfig::default() }, pool)?;
+    let pairs = device.start()?;
+    if options.promiscuous.contains(&port.name) {
+        device.set_promiscuous(true)?;
+    }
+    let info = device.info()?;
+    let mut queues: Vec<DpdkPort> = pairs.into_iter().map(|pair| DpdkPort::new(pair, pool.clone())).collect();
+    let queue_count = queues.len() as u64;
+    queues.resize_with(options.cores.len(), || DpdkPort::absent(pool.clone()));
+    let (name, mac, driver) = (port.name.clone(), info.mac, info.driver);
+    Ok(OpenPort { name, device, mac, driver, queues, queue_count })
 }
 
 /// What every worker gets a share of.

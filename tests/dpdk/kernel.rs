@@ -3,9 +3,9 @@
 use std::net::UdpSocket;
 use std::thread;
 
-use penstock_dataplane::dpdk::{Device, DeviceConfig, Eal, Error, Pool};
+use penstock_dataplane::dpdk::{Carrier, Choice, Device, DeviceConfig, Eal, Error, Pool, Rules};
 use penstock_dataplane::port::dpdk::DpdkPort;
-use penstock_dataplane::port::{Burst, Port};
+use penstock_dataplane::port::{Burst, Frame, Port};
 
 use crate::lab;
 
@@ -115,8 +115,32 @@ pub fn tap_runs_two_queues_on_two_workers() {
     assert_eq!(pool.in_use(), 0);
 }
 
+/// The driver has flow rules, but none for ESP.
+pub fn tap_refuses_rules_for_esp_and_receives() {
+    let (_eal, pool, mut device, mut ports) = tap(2);
+    let words = lab::steering(&mut device, 2).words(2);
+    assert!(words.contains("(no RSS by SPI; no flow rule by SPI's last bits: "), "{words}");
+    assert!(words.contains("Operation not supported"), "{words}");
+    for choice in [Choice::HashOverTable, Choice::HashOverList, Choice::LowBits] {
+        for carrier in [Carrier::Ip, Carrier::Udp, Carrier::UdpOfParser] {
+            device.steer(Rules { choice, carrier }).unwrap_err();
+        }
+    }
+    lab::send_all(&mut ports[0], &[arp_request(2)]);
+    let mut replies = 0;
+    lab::wait("the kernel's answer is in one of the queues", || {
+        for port in &mut ports {
+            let mut burst = Burst::new();
+            port.receive(&mut burst);
+            replies += burst.iter().filter(|frame| is_arp_reply(frame.data())).count();
+        }
+        replies == 1
+    });
+    drop((device, ports));
+    assert_eq!(pool.in_use(), 0);
+}
+
 fn count_replies(burst: &Burst<penstock_dataplane::dpdk::Mbuf>, replies: &std::sync::atomic::AtomicUsize) {
-    use penstock_dataplane::port::Frame;
     let here = burst.iter().filter(|frame| is_arp_reply(frame.data())).count();
     replies.fetch_add(here, std::sync::atomic::Ordering::Relaxed);
 }

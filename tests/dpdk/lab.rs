@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use penstock_dataplane::dpdk::{Device, DeviceConfig, Eal, EalConfig, Memory, Pool, PoolConfig};
 use penstock_dataplane::port::dpdk::DpdkPort;
 use penstock_dataplane::port::{Burst, Frame, Port};
+use penstock_dataplane::steering::{self, Offer, Steering};
 
 /// DPDK on ordinary pages, as every machine has them.
 pub fn eal() -> Eal {
@@ -36,6 +37,14 @@ pub fn start(eal: &Eal, pool: &Pool, name: &str, queues: u16) -> (Device, Vec<Dp
     device.configure(&config, pool).unwrap_or_else(|error| panic!("{error}"));
     let queues = device.start().unwrap_or_else(|error| panic!("{error}"));
     (device, queues.into_iter().map(|pair| DpdkPort::new(pair, pool.clone())).collect())
+}
+
+/// How a started device with so many queues steers ESP, when it is asked as the data plane asks.
+pub fn steering(device: &mut Device, queues: u16) -> Steering {
+    let info = device.info().unwrap();
+    let (port, max_queues, rss_by_spi) = ("wan".into(), info.max_queues, info.rss_by_spi);
+    let offer = Offer { port, driver: info.driver, max_queues, rss_by_spi, public: true };
+    steering::find(&offer, queues, |rules| device.steer(rules).map_err(|error| error.to_string()))
 }
 
 /// A frame with these octets.

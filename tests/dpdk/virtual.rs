@@ -1,6 +1,6 @@
 //! Devices without a kernel behind them: net_null, net_ring, net_pcap, net_memif.
 
-use penstock_dataplane::dpdk::{Device, DeviceConfig, Error, Pool, PoolConfig};
+use penstock_dataplane::dpdk::{Carrier, Choice, Device, DeviceConfig, Error, Pool, PoolConfig, Rules};
 use penstock_dataplane::port::dpdk::DpdkPort;
 use penstock_dataplane::port::memory::{MemoryPool, MemoryPort};
 use penstock_dataplane::port::{BURST, Burst, Frame, Port};
@@ -207,6 +207,35 @@ pub fn refuses_what_a_device_cannot_do() {
     let queues = device.start().unwrap();
     assert_eq!((queues.len(), queues[0].0.number(), queues[0].1.number()), (1, 0, 0));
     assert!(matches!(device.start(), Err(Error::Order { .. })), "its queues are given away");
+}
+
+/// They are asked for flow rules, have none, and work as before.
+pub fn soft_devices_leave_steering_to_software() {
+    let folder = std::env::current_dir().unwrap();
+    let eal = lab::eal();
+    let pool = lab::pool(&eal);
+    let memif = format!("net_memif0,role=server,socket={}/memif.sock,socket-abstract=no", folder.display());
+    for (name, queues) in [("net_null0", 2), ("net_ring0", 1), (memif.as_str(), 4)] {
+        let (mut device, mut ports) = lab::start(&eal, &pool, name, queues);
+        let words = lab::steering(&mut device, queues).words(queues);
+        let refused = "(no RSS by SPI; no flow rule by SPI's last bits: ";
+        assert!(words.contains(refused) && words.contains("Function not implemented"), "{name}: {words}");
+        // Not even where it is asked for what only others are asked for.
+        for choice in [Choice::HashOverTable, Choice::HashOverList, Choice::LowBits] {
+            for carrier in [Carrier::Ip, Carrier::Udp, Carrier::UdpOfParser] {
+                let error = device.steer(Rules { choice, carrier }).unwrap_err();
+                assert!(matches!(error, Error::Refused { .. }), "{name}: {error}");
+            }
+        }
+        if name == "net_null0" {
+            assert_eq!(ports[1].receive(&mut Burst::new()), BURST);
+        }
+    }
+    let mut closed = lab::open(&eal, "net_null1");
+    let rules = Rules { choice: Choice::LowBits, carrier: Carrier::Ip };
+    assert!(matches!(closed.steer(rules), Err(Error::Order { .. })), "it is not started");
+    drop(closed);
+    assert_eq!(pool.in_use(), 0);
 }
 
 pub fn says_what_is_wrong_with_a_device() {

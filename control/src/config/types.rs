@@ -150,8 +150,9 @@ pub struct Dataplane {
     /// Implementation of the ciphers. `auto` takes the fastest that this CPU has.
     pub engine: EngineChoice,
     /// Whether several cores work on what one of them receives, so that one tunnel uses them all. `auto` where a port
-    /// has fewer queues than there are cores (then one core receives, and order is kept), or cannot tell tunnels apart
-    /// (RSS by SPI); `on` in any case, with one core that receives; `off` never.
+    /// has fewer queues than there are cores (then one core receives, and order is kept), or where a public
+    /// port does not choose queues by the SPI of ESP (RSS or flow rules, asked for at the start); `on` in any case, with
+    /// one core that receives; `off` never.
     pub spread: SpreadChoice,
 }
 
