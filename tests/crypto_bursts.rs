@@ -249,6 +249,50 @@ fn every_engine_agrees_with_the_reference_on_random_bursts(engine: &'static dyn 
     println!("{}: {} random jobs agree", engine.name(), done.load(Ordering::Relaxed));
 }
 
+/// Bursts of 1 to 64 packets of mixed keys and directions, in which the lengths from 0 to 2100 come one after the other.
+fn every_length_and_every_size_of_burst_agree(engine: &'static dyn Engine) {
+    let mut random = Random(19);
+    let keys = random_keys(&mut random);
+    let mut memory: Vec<Guarded> = (0..BURST).map(|_| Guarded::new(LONGEST + TAG_LEN)).collect();
+    let mut lengths = 0..=2100;
+    for count in (1..=64).cycle() {
+        let burst: Vec<usize> = lengths.by_ref().take(count).collect();
+        if burst.is_empty() {
+            break;
+        }
+        for one_key in [None, Some(0), Some(1)] {
+            let cases: Vec<Case> = burst
+                .iter()
+                .map(|&len| {
+                    let key = one_key.unwrap_or_else(|| random.below(keys.len()));
+                    let direction = if random.below(2) == 0 { Direction::Seal } else { Direction::Open };
+                    case(&mut random, &keys, key, direction, len)
+                })
+                .collect();
+            check(engine, &keys, &cases, &mut memory);
+        }
+    }
+}
+
+/// A forged packet among others that are opened, at every place of a burst and of every class of length.
+fn a_forged_packet_spoils_no_other(engine: &'static dyn Engine) {
+    let mut random = Random(23);
+    let keys = random_keys(&mut random);
+    let mut memory: Vec<Guarded> = (0..BURST).map(|_| Guarded::new(LONGEST + TAG_LEN)).collect();
+    for len in [1, 32, 33, 68, 96, 97, 250, 500, 1424] {
+        for forged in 0..9 {
+            let mut cases: Vec<Case> =
+                (0..9).map(|at| case(&mut random, &keys, at % 4, Direction::Open, len)).collect();
+            let bit = random.below(8 * TAG_LEN);
+            let case = &mut cases[forged];
+            if case.output.take().is_some() {
+                case.input[len + bit / 8] ^= 1 << (bit % 8);
+            }
+            check(engine, &keys, &cases, &mut memory);
+        }
+    }
+}
+
 fn texts_without_room_for_a_tag_are_not_done_and_stay_as_they_were(engine: &'static dyn Engine) {
     let keys = random_keys(&mut Random(7));
     for key in &keys {
@@ -399,6 +443,8 @@ fn main() -> ExitCode {
             "agrees with the reference on random bursts",
             every_engine_agrees_with_the_reference_on_random_bursts,
         ),
+        ("every length and every size of burst agree", every_length_and_every_size_of_burst_agree),
+        ("a forged packet spoils no other", a_forged_packet_spoils_no_other),
         (
             "texts without room for a tag are not done and stay as they were",
             texts_without_room_for_a_tag_are_not_done_and_stay_as_they_were,

@@ -55,22 +55,20 @@ impl Engine for Aesni {
     }
 
     fn prefetch(&self, key: &KeyBlock, text_len: usize) {
-        prefetch(key, text_len);
+        prefetch(key, text_len.div_ceil(16) + 2);
     }
 }
 
-/// Asks for the lines of `key` that a text of `text_len` octets needs: its round keys, and its last powers, of which there
-/// are four in a line. Into the second level of the cache: what a burst needs of its keys would fill the first one.
+/// Asks for the lines of `key` that a text needs for which `powers` powers are read: those, of which there are four in a
+/// line, salt, and round keys. Into the second level of the cache: what a burst needs of its keys would fill the first one.
 #[inline]
-pub(super) fn prefetch(key: &KeyBlock, text_len: usize) {
-    /// Lines that every text of up to 96 octets needs: H^8 to H^1, salt, round keys.
-    const ALWAYS: std::ops::Range<usize> = 10..size_of::<KeyBlock>() / 64;
+pub(super) fn prefetch(key: &KeyBlock, powers: usize) {
     let start: *const i8 = std::ptr::from_ref(key).cast();
-    // SAFETY: every x86-64 CPU has the instruction, which touches nothing; the addresses lie in the block.
-    let ask = |line: usize| unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line)) };
-    ALWAYS.for_each(ask);
-    let powers = (text_len.div_ceil(16) + 2).min(POWERS);
-    (POWERS / 4 - powers.div_ceil(4)..ALWAYS.start).for_each(ask);
+    let first = (POWERS - powers.min(POWERS)) / 4;
+    for line in first..size_of::<KeyBlock>() / 64 {
+        // SAFETY: every x86-64 CPU has the instruction, which touches nothing; the addresses lie in the block.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line)) };
+    }
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]

@@ -1,4 +1,4 @@
-//! Sorts a burst of AES-GCM jobs into batches of one cipher and one direction, so that an engine can interleave them.
+//! Sorts a burst of AES-GCM jobs into batches of one cipher and one direction, for the aesni engine.
 //!
 //! Jobs enter in any mixture; a [`Batch`] leaves: up to [`PACKETS`] packets with what NIST SP 800-38D section 7 builds
 //! of each (counter block, additional data, lengths), their text cut into segments that the 48 powers of a
@@ -12,10 +12,6 @@ use super::{Direction, Job, TAG_LEN, reference};
 /// Packets in a batch at most.
 pub(super) const PACKETS: usize = 32;
 
-/// Segments in a batch at most: the last one of each packet, and those before them; one packet of [`TEXT_MAX`] octets
-/// fits.
-pub(super) const SEGMENTS: usize = PACKETS + 96;
-
 /// Blocks in each segment of a text but its last: one for each power.
 pub(super) const SEGMENT_BLOCKS: usize = penstock_tables::key::POWERS;
 
@@ -28,8 +24,7 @@ pub(super) const ONLY_MAX: usize = penstock_tables::key::POWERS - 2;
 /// Blocks of a last segment: with lengths as many as there are powers.
 const LAST_MAX: usize = penstock_tables::key::POWERS - 1;
 
-const _: () =
-    assert!(TEXT_MAX / 16 / SEGMENT_BLOCKS + 2 <= SEGMENTS - PACKETS && SEGMENT_BLOCKS.is_multiple_of(16));
+const _: () = assert!(SEGMENT_BLOCKS.is_multiple_of(16));
 
 /// One packet of a batch.
 pub(super) struct Packet<'a> {
@@ -42,8 +37,6 @@ pub(super) struct Packet<'a> {
     pub segments: u32,
     /// Octets of the first segment where there are several.
     pub lead: u32,
-    /// Where its segments but the last one start among those of the batch; the last one is that of the packet's place.
-    pub first_segment: u32,
     /// Its place in the burst.
     pub job: u32,
 }
@@ -53,12 +46,6 @@ impl Packet<'_> {
     #[inline]
     pub fn blocks(&self) -> usize {
         self.len.div_ceil(16)
-    }
-
-    /// Additional data, text and lengths are hashed in one go, and there is some text.
-    #[inline]
-    pub fn is_short(&self) -> bool {
-        self.len.wrapping_sub(1) < ONLY_MAX * 16
     }
 
     /// Octets of text before segment `at`.
@@ -80,21 +67,9 @@ impl Packet<'_> {
         let (octets, last) = self.octets(at);
         (octets.div_ceil(16), last)
     }
-
-    /// Groups of 256 octets in segment `at`: in all but the last one there is nothing else.
-    #[inline]
-    pub fn whole_groups(&self, at: usize) -> usize {
-        self.octets(at).0 / 256
-    }
-
-    /// Where segment `at` of this packet, which is packet `place` of its batch, stands among those of the batch.
-    #[inline]
-    pub fn slot(&self, place: usize, at: usize) -> usize {
-        if at + 1 < self.segments as usize { self.first_segment as usize + at } else { place }
-    }
 }
 
-/// Packets of one cipher and one direction, and one array for each thing that engines load for four of them at once.
+/// Packets of one cipher and one direction, and what is hashed of each beside its text.
 #[derive(Default)]
 pub(super) struct Batch<'a> {
     pub packets: ArrayVec<Packet<'a>, PACKETS>,
@@ -104,32 +79,15 @@ pub(super) struct Batch<'a> {
     pub aads: [u128; PACKETS],
     /// Bits of text, bits of additional data: octet-reversed, that is the number as the CPU holds it.
     pub lengths: [u128; PACKETS],
-    /// Segments of all packets but their last ones, and [`PACKETS`].
-    pub segments: usize,
-    /// All packets have the key of the first one.
-    pub one_key: bool,
-    /// Octets of the longest text.
-    pub longest: usize,
 }
 
 impl<'a> Batch<'a> {
-    /// Starts again without packets.
-    fn clear(&mut self) {
-        self.packets.clear();
-        self.segments = PACKETS;
-        self.one_key = true;
-        self.longest = 0;
-    }
-
-    /// Takes a job in; false where there is no room.
+    /// Takes a job in, of which there are no more than there is room for.
     #[inline]
-    fn push(&mut self, at: usize, job: &mut Job<'a>) -> bool {
+    fn push(&mut self, at: usize, job: &mut Job<'a>) {
         let len = job.text.len() - TAG_LEN;
         let place = self.packets.len();
         let (segments, lead) = segments(len);
-        if place == PACKETS || self.segments + segments > SEGMENTS {
-            return false;
-        }
         let salt = u128::from(u32::from_le_bytes(job.key.salt()));
         self.nonces[place] = salt | u128::from(u64::from_le_bytes(job.iv)) << 32;
         self.aads[place] = job.aad.padded();
@@ -140,14 +98,9 @@ impl<'a> Batch<'a> {
             len,
             segments: segments as u32,
             lead: lead as u32,
-            first_segment: self.segments as u32,
             job: at as u32,
         };
-        self.one_key &= place == 0 || std::ptr::eq(self.packets[0].key, job.key);
         self.packets.push(packet);
-        self.segments += segments - 1;
-        self.longest = self.longest.max(len);
-        true
     }
 }
 
@@ -181,7 +134,7 @@ pub(super) fn each_batch<'a>(
         while left != 0 {
             let first = &jobs[left.trailing_zeros() as usize];
             let (cipher, direction) = (first.key.cipher(), first.direction);
-            batch.clear();
+            batch.packets.clear();
             let mut later = 0;
             while left != 0 {
                 let at = left.trailing_zeros() as usize;
@@ -192,8 +145,8 @@ pub(super) fn each_batch<'a>(
                 } else if !is_batched(job) {
                     reference::run_one(job);
                     handed_on = true;
-                } else if !batch.push(at, job) {
-                    later |= 1 << at;
+                } else {
+                    batch.push(at, job);
                 }
             }
             if let Some(cipher) = cipher.filter(|_| !batch.packets.is_empty()) {
@@ -226,16 +179,14 @@ mod tests {
             let (segments, lead) = segments(len);
             let (segments, lead) = (segments as u32, lead as u32);
             let text = std::ptr::null_mut();
-            let packet = Packet { key: &key, text, len, segments, lead, first_segment: 0, job: 0 };
+            let packet = Packet { key: &key, text, len, segments, lead, job: 0 };
             let blocks = packet.blocks();
             let mut sum = 0;
             for at in 0..segments as usize {
                 let (count, last) = packet.segment(at);
                 assert_eq!(last, at + 1 == segments as usize);
                 assert_eq!(packet.start(at), sum * 16);
-                assert!(count + usize::from(last) + usize::from(packet.is_short()) <= POWERS, "{len}");
-                assert!(last || packet.whole_groups(at) * 16 == count, "{len}");
-                assert!(packet.whole_groups(at) * 256 <= len, "{len}");
+                assert!(count + usize::from(last) + usize::from(blocks <= ONLY_MAX) <= POWERS, "{len}");
                 sum += count;
             }
             assert_eq!(sum, blocks, "{len} octets");
