@@ -5,24 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use penstock_dataplane::bench::KEYS;
 use serde_json::Value;
-
-/// What every result has (`benches/results/`).
-const KEYS: [&str; 13] = [
-    "peer",
-    "mode",
-    "cipher",
-    "engine",
-    "inner_bytes",
-    "sas",
-    "workers",
-    "harness",
-    "tsc_cycles",
-    "tsc_cycles_generator",
-    "mpps",
-    "gbit_s_inner",
-    "machine",
-];
 
 /// Runs it on ordinary pages, with `eal` before and `options` after the `--`.
 fn run(eal: &[&str], options: &[&str]) -> Output {
@@ -134,6 +118,16 @@ fn workers_share_one_sa_and_lose_nothing() {
     let line = &lines(&["--lcores", two_lcores()], &options)[0];
     assert_eq!((count(line, "workers"), count(line, "sas"), count(line, "lost")), (2, 1, 0));
     assert!(count(line, "packets") >= 2 * 64 * 64);
+}
+
+#[test]
+fn workers_with_tunnels_of_their_own_say_so() {
+    let options =
+        ["--nb-cores", "2", "--own-sas", "--sas", "2,5", "--forward-mode", "encap,decap", "--sizes", "64"];
+    for line in lines(&["--lcores", two_lcores()], &[&options[..], &["--duration", "0.05"]].concat()) {
+        assert_eq!((count(&line, "workers"), count(&line, "lost"), &line["own_sas"]), (2, 0, &true.into()));
+        assert!(count(&line, "packets") >= 2 * 64 * 64);
+    }
 }
 
 #[test]

@@ -78,20 +78,23 @@ def sas(rows):
 
 
 def workers(rows):
-    def of(mode, size, harness, tunnels):
+    memory = [("1, shared", {"sas": 1}), ("2, shared", {"sas": 2}), ("2, one each", {"sas": 2, "own_sas": True})]
+
+    def of(mode, size, harness):
         def mpps(**wanted):
-            return value(rows, "mpps", mode=mode, inner_bytes=size, harness=harness, **wanted)
+            return value(rows, "mpps", mode=mode, inner_bytes=size, harness=harness, **dict({"own_sas": None}, **wanted))
         one, apart = mpps(workers=1), mpps(processes=2)
-        two = [mpps(workers=2, sas=number, processes=None) for number in tunnels]
-        return [[mode, size, number, one, both, apart, ratio(both, one), ratio(both, apart)] for number, both in zip(tunnels, two)]
+        kinds = memory if harness == "memory" else [("1", {"sas": 1})]
+        two = [(name, mpps(workers=2, processes=None, **wanted)) for name, wanted in kinds]
+        return [[mode, size, name, one, both, apart, ratio(both, one), ratio(apart, one), ratio(both, apart)] for name, both in two if both]
 
     text = ""
-    head = ["mode", "inner octets", "tunnels", "1 worker", "2 workers", "2 processes", "2 workers / 1", "2 workers / 2 processes"]
+    head = ["mode", "inner octets", "tunnels", "1 worker", "2 workers", "2 processes", "2 workers / 1", "2 processes / 1", "2 workers / 2 processes"]
     for harness in dict.fromkeys(row["harness"] for row in rows):
-        tunnels = (1, 2) if harness == "memory" else (1,)
-        cells = [cell for mode in ("encap", "decap") for size in sizes_of(rows) for cell in of(mode, size, harness, tunnels)]
+        cells = [cell for mode in ("encap", "decap") for size in sizes_of(rows) for cell in of(mode, size, harness)]
         if harness == "memory":
-            text += "Mpps. Two workers share all SAs, each with a generator; the two processes know nothing of each other: what the machine can do.\n\n"
+            text += "Mpps. Each worker has a generator, as behind a NIC with queues: two workers share all SAs, or have a tunnel each, as where the NIC chooses queues by SPI. "
+            text += "One worker and each of the two processes, which know nothing of each other (what the machine can do), have one tunnel.\n\n"
         else:
             text += "Mpps, spread in software: one worker receives everything, all work on it, in order. The generator is in it.\n\n"
         text += table(head, cells) + "\n"

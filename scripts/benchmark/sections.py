@@ -11,7 +11,7 @@ from captures import Captures
 SIZES = ["64", "128", "256", "512", "1024", "1280", "1420", "1518", "imix"]
 SAS = [1, 10, 100, 1000, 10000]
 # What tells measurements apart; all else is measured.
-IDENTITY = ["section", "peer", "harness", "mode", "cipher", "engine", "inner_bytes", "sas", "tunnels", "workers", "processes", "updates_asked", "spread"]
+IDENTITY = ["section", "peer", "harness", "mode", "cipher", "engine", "inner_bytes", "sas", "tunnels", "workers", "processes", "updates_asked", "spread", "own_sas"]
 
 
 class Plan:
@@ -69,7 +69,7 @@ def scaling(lab, plan):
 
 
 def workers(lab, plan):
-    """One worker, two on one tunnel and on two, and two processes that know nothing of each other."""
+    """One worker, two on one tunnel, on two, and on one tunnel each, and two processes that know nothing of each other."""
     rows = []
     both = f"{lab.other},{lab.worker}"
     options = ["--forward-mode", "encap,decap", "--sizes", "64,1420", "--duration", str(max(plan.seconds, 0.3))]
@@ -77,6 +77,8 @@ def workers(lab, plan):
         rows += lab.penstock(options)
         for tunnels in (1, 2):
             rows += lab.penstock(options + ["--nb-cores", "2", "--sas", str(tunnels)], cpus=both)
+        if lab.knows("--own-sas"):
+            rows += lab.attempt(lambda: lab.penstock(options + ["--nb-cores", "2", "--sas", "2", "--own-sas"], cpus=both))
         rows += apart(lab, options)
         if lab.knows("--spread"):
             spread = options + ["--spread"]

@@ -34,6 +34,10 @@ class Folding(unittest.TestCase):
         self.assertEqual((folded[0]["tsc_cycles"], folded[0]["stages"]["rx"], folded[0]["packets"]), (100.0, 10.0, 30))
         self.assertEqual((folded[0]["rounds"], folded[0]["cycles_range"]), (3, [90.0, 300.0]))
 
+    def test_tunnels_that_are_shared_are_told_from_those_that_are_not(self):
+        rows = [row("workers", workers=2, sas=2), row("workers", workers=2, sas=2, own_sas=True)]
+        self.assertEqual(len(sections.fold(rows)), 2)
+
     def test_the_worst_of_all_rounds_stays(self):
         rows = [row("stalls", poll_gap_us={"p50": gap, "max": gap * 10}) for gap in (1.0, 2.0, 9.0)]
         self.assertEqual(sections.fold(rows)[0]["poll_gap_us"], {"p50": 2.0, "max": 90.0})
@@ -69,6 +73,7 @@ class Reporting(unittest.TestCase):
         rows += [row("stages", stages=dict.fromkeys(report.STAGES, 1.0))]
         rows += [row("sas", sas=count, tsc_cycles=100.0 * count) for count in (1, 10)]
         rows += [row("workers"), row("workers", workers=2, mpps=50.0), row("workers", workers=2, processes=2, mpps=52.0)]
+        rows += [row("workers", workers=2, sas=2, mpps=51.0), row("workers", workers=2, sas=2, own_sas=True, mpps=51.5)]
         one = {"harness": "memory, one receiver"}
         rows += [row("workers", mpps=10.0, **one), row("workers", workers=2, mpps=19.0, **one), row("workers", workers=2, processes=2, mpps=20.0, **one)]
         rows += [row("peers"), row("peers", peer="ipsec-secgw", tsc_cycles=200.0), row("peers", peer="ipsec-secgw", mode="bypass")]
@@ -81,7 +86,8 @@ class Reporting(unittest.TestCase):
         text = report.markdown(self.rows(), {}, "header", "plot.svg")
         for title in report.TITLES.values():
             self.assertIn(f"## {title}\n", text)
-        for cell in ("| 1000.0 (10.0) |", "| 100.0 | 200.0 | 0.5 |", "| 26.0 | 25.0 | 1.04 |", "| 50.0 | 52.0 | 1.92 | 0.96 |", "| 19.0 | 20.0 | 1.9 | 0.95 |", "3.25 / None"):
+        for cell in ("| 1000.0 (10.0) |", "| 100.0 | 200.0 | 0.5 |", "| 26.0 | 25.0 | 1.04 |", "| 1, shared | 26.0 | 50.0 | 52.0 | 1.92 | 2.0 | 0.96 |",
+                     "| 2, shared | 26.0 | 51.0 | 52.0 |", "| 2, one each | 26.0 | 51.5 | 52.0 | 1.98 | 2.0 | 0.99 |", "| 1 | 10.0 | 19.0 | 20.0 | 1.9 | 2.0 | 0.95 |", "3.25 / None"):
             self.assertIn(cell, text)
         self.assertNotIn("Failed", text)
 

@@ -1,6 +1,8 @@
 //! Packets of a benchmark: prepared frames, in a huge page where one is free, enter; fresh mbufs leave, as a NIC would have
 //! written them, each with the address of the next tunnel.
 
+use std::ops::Range;
+
 use crate::dpdk::huge::Block;
 use crate::dpdk::{Mbuf, Pool};
 use crate::port::{Burst, Frame};
@@ -21,7 +23,7 @@ const STRIDE: usize = 2048;
 pub struct Generator {
     pool: Pool,
     burst: usize,
-    tunnels: u32,
+    tunnels: Range<u32>,
     next_tunnel: u32,
     /// One prepared frame per entry of the pattern, [`STRIDE`] apart.
     frames: Block,
@@ -30,13 +32,13 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Packets to `tunnels` tunnels, beginning with number `first`, `burst` at a time.
-    pub fn new(pool: Pool, burst: u16, tunnels: u32, first: u32) -> Generator {
+    /// Packets to these tunnels (at least one), round and round, beginning with number `first`, `burst` at a time.
+    pub fn new(pool: Pool, burst: u16, tunnels: Range<u32>, first: u32) -> Generator {
         Generator {
             pool,
             burst: usize::from(burst),
+            next_tunnel: first.clamp(tunnels.start, tunnels.end - 1),
             tunnels,
-            next_tunnel: first % tunnels.max(1),
             frames: Block::new(STRIDE),
             lens: vec![],
             next_frame: 0,
@@ -79,7 +81,7 @@ impl Generator {
         if let Some(octets) = frame.append(len) {
             octets.copy_from_slice(&self.frames[at * STRIDE..at * STRIDE + len]);
             let tunnel = self.next_tunnel;
-            self.next_tunnel = if tunnel + 1 == self.tunnels { 0 } else { tunnel + 1 };
+            self.next_tunnel = if tunnel + 1 == self.tunnels.end { self.tunnels.start } else { tunnel + 1 };
             address(octets, tunnel);
         }
     }

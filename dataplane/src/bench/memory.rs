@@ -114,9 +114,11 @@ impl Rig {
         let wire = Rc::new(RefCell::new(Burst::new()));
         let sunk = Rc::new(Cell::new(0));
         let sink = || BenchPort::Sink(sunk.clone());
-        // Workers begin at different tunnels.
-        let first = (u64::from(bench.sas) * index as u64 / workers as u64) as u32;
-        let generator = Generator::new(bench.pool.clone(), bench.options.burst, bench.sas, first);
+        // Workers begin at different tunnels, and keep to those where that is asked for.
+        let share = |index: usize| (u64::from(bench.sas) * index as u64 / workers as u64) as u32;
+        let first = share(index);
+        let tunnels = if bench.options.own_sas { first..share(index + 1) } else { 0..bench.sas };
+        let generator = Generator::new(bench.pool.clone(), bench.options.burst, tunnels, first);
         let source = BenchPort::Source(Box::new(generator));
         let between = || BenchPort::Wire(wire.clone());
         let out = if matches!(mode, Mode::Decap | Mode::Loop) { between() } else { sink() };

@@ -30,6 +30,7 @@ use devices::{Ports, Run};
 use memory::Bench;
 use options::{BenchOptions, Mode, Size};
 use probe::Timed;
+pub use report::KEYS;
 use report::{About, Line, Machine};
 use sites::Sites;
 use tester::Tester;

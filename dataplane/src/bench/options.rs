@@ -34,6 +34,9 @@ pub struct BenchOptions {
     #[arg(long, value_name = "N", visible_alias = "tunnels", value_delimiter = ',', default_values_t = [1u32],
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub sas: Vec<u32>,
+    /// Each worker has its part of the --sas to itself, where all workers otherwise share all. In memory only.
+    #[arg(long)]
+    pub own_sas: bool,
     /// Octets of the inner IPv4 packets, or `imix` (7:4:1 of 64, 570, 1420). On ports the feed decides, and this is what the
     /// report says.
     #[arg(long, value_name = "OCTETS", value_delimiter = ',', default_value = "64,512,1420")]
@@ -132,6 +135,18 @@ impl BenchOptions {
         }
         if self.spread && !self.forward_mode.iter().all(|mode| matches!(mode, Mode::Encap | Mode::Decap)) {
             return Err("--spread measures --forward-mode encap and decap".into());
+        }
+        if self.own_sas && (devices > 0 || self.spread) {
+            return Err(
+                "--own-sas is for the generator in memory, without --spread: give EAL no device".into()
+            );
+        }
+        if let Some(few) = self.sas.iter().find(|sas| self.own_sas && **sas < u32::from(self.nb_cores)) {
+            return Err(format!(
+                "--sas {few} is too few for --own-sas: each of the {} workers needs one",
+                self.nb_cores
+            )
+            .into());
         }
         if devices == 1 && !forwards {
             return Err(
@@ -362,6 +377,12 @@ mod tests {
         assert!(refused("--replay-window 100", 0).contains("power of two"));
         assert!(refused("--stages", 2).contains("no device"));
         assert!(refused("--updates 9", 2).contains("no device"));
+        assert!(
+            refused("--own-sas", 2).contains("no device")
+                && refused("--own-sas --spread", 0).contains("--spread")
+        );
+        assert!(refused("--own-sas --nb-cores 3 --sas 9,2", 0).contains("--sas 2 is too few"));
+        parse("--own-sas --nb-cores 3 --sas 9,3").unwrap().check(0).unwrap();
         assert!(refused("--forward-mode encap", 1).contains("need two ports"));
         assert!(refused("--forward-mode encap --rfc2544", 2).contains("four ports"));
         assert!(refused("--forward-mode decap --rfc2544", 4).contains("loop"));

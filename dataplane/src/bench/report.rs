@@ -10,6 +10,23 @@ use super::probe::STAGES;
 use super::spread;
 use super::tester::Found;
 
+/// What every measurement has, whatever was measured (`benches/results/`); `scripts/benchmark/run.py` looks for the same.
+pub const KEYS: [&str; 13] = [
+    "peer",
+    "mode",
+    "cipher",
+    "engine",
+    "inner_bytes",
+    "sas",
+    "workers",
+    "harness",
+    "tsc_cycles",
+    "tsc_cycles_generator",
+    "mpps",
+    "gbit_s_inner",
+    "machine",
+];
+
 /// The machine's fingerprint.
 pub struct Machine {
     value: Value,
@@ -121,6 +138,9 @@ impl About<'_> {
         let mut line = self.line(workers * hz / pps, mean(&|it| it.generator), pps);
         let mut gaps = Histogram::default();
         measured.iter().for_each(|it| gaps.merge(&it.gaps));
+        if self.options.own_sas {
+            line.insert("own_sas".into(), json!(true));
+        }
         line.insert("packets".into(), json!(measured.iter().map(|it| it.packets).sum::<u64>()));
         line.insert("lost".into(), json!(measured.iter().map(|it| it.lost).sum::<u64>()));
         line.insert("poll_gap_us".into(), self.percentiles(&gaps));
@@ -261,21 +281,7 @@ mod tests {
         });
         for line in &lines {
             let value: Value = serde_json::from_str(&line.json()).unwrap();
-            for key in [
-                "peer",
-                "mode",
-                "cipher",
-                "engine",
-                "inner_bytes",
-                "sas",
-                "workers",
-                "harness",
-                "tsc_cycles",
-                "tsc_cycles_generator",
-                "mpps",
-                "gbit_s_inner",
-                "machine",
-            ] {
+            for key in KEYS {
                 assert!(!value[key].is_null(), "{key} in {value}");
             }
             assert_eq!((&value["inner_bytes"], &value["sas"]), (&json!("imix"), &json!(3)));

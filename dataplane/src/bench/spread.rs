@@ -155,7 +155,7 @@ impl<'o> Bench<'o> {
     }
 
     fn generator(&self) -> Generator {
-        let mut generator = Generator::new(self.pool.clone(), self.options.burst, self.sas, 0);
+        let mut generator = Generator::new(self.pool.clone(), self.options.burst, 0..self.sas, 0);
         generator.set_pattern(MACS[0], &self.size.pattern);
         generator
     }

@@ -90,7 +90,7 @@ pub struct Found {
 impl Tester {
     /// A tester that offers on `out` and takes back on `back`.
     pub fn new(mode: Mode, udp: bool, hz: u64, [out, back]: [DpdkPort; 2], pool: Pool) -> Tester {
-        let generator = Generator::new(pool.clone(), 1, 1, 0);
+        let generator = Generator::new(pool.clone(), 1, 0..1, 0);
         let stamps = vec![0; STAMPS].into();
         Tester { mode, udp, hz, out, back, pool, generator, stamps, departed: 0 }
     }
