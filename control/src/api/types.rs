@@ -1,12 +1,16 @@
 //! The words of the local socket: a [`Request`] enters as one line of JSON, a [`Response`] leaves as one. Server, client and
 //! `--json` output share these types, so what a script reads is what stands here.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::ike::{
+    CertificateEnd, IkeChild, IkeSaStatus, IkeSummary, LogEntry, NegotiatedStatus, WhyStatus,
+};
 pub use super::page::{MAX_ROWS, Page, Select};
+pub use super::workers::WorkerStatus;
 use crate::publish::live::Traffic;
 use crate::publish::rekey::Stepped;
 use crate::publish::tunnels::Changes;
@@ -151,132 +155,6 @@ pub enum Answer {
     Ike(Vec<IkeSaStatus>),
 }
 
-/// Why packets do not pass through a tunnel.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WhyStatus {
-    /// Its name.
-    pub tunnel: String,
-    /// Whether they do.
-    pub up: bool,
-    /// A stable code: `up`, `waiting`, a reason of `docs/reasons.md`, ...
-    pub code: String,
-    /// One or two lines for people.
-    pub text: String,
-    /// When it failed, in seconds since 1970.
-    pub unix_seconds: Option<u64>,
-}
-
-/// One event of IKEv2.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogEntry {
-    /// When, in seconds since 1970.
-    pub unix_seconds: u64,
-    /// A stable code: `ike-up`, `child-rekeyed`, `failed`, ...
-    pub event: String,
-    /// The tunnel, where it is of one child and not of the IKE SA.
-    pub child: Option<String>,
-    /// A reason of `docs/reasons.md`, for what went wrong or ended.
-    pub reason: Option<String>,
-    /// For people.
-    pub text: String,
-}
-
-/// One IKE SA.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct IkeSaStatus {
-    /// The tunnel that owns the peer.
-    pub connection: String,
-    /// `connecting`, `half-open`, `up`, `rekeyed`, `closing`.
-    pub state: String,
-    /// Whether this gateway began it.
-    pub initiator: bool,
-    /// SPI of the initiator, hexadecimal.
-    pub spi_initiator: String,
-    /// SPI of the responder, hexadecimal.
-    pub spi_responder: String,
-    /// Outer address and port of this gateway.
-    pub local: SocketAddr,
-    /// Outer address and port of the peer.
-    pub remote: SocketAddr,
-    /// Who the peer proved to be.
-    pub identity: Option<String>,
-    /// Cipher, integrity, PRF, key exchange.
-    pub algorithms: Option<String>,
-    /// Where addresses are translated: `none`, `here`, `peer`, `both`.
-    pub nat: String,
-    /// Since it was established.
-    pub age_seconds: u64,
-    /// Until it is replaced.
-    pub rekey_in_seconds: u64,
-    /// End of validity of the peer's certificate, in seconds since 1970.
-    pub certificate_end: Option<u64>,
-    /// Its child SAs.
-    pub children: Vec<IkeChild>,
-}
-
-/// One child SA of an IKE SA.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct IkeChild {
-    /// Its tunnel.
-    pub tunnel: String,
-    /// Inbound SPI.
-    pub spi_in: u32,
-    /// Outbound SPI.
-    pub spi_out: u32,
-    /// Cipher, key exchange, extended sequence numbers.
-    pub esp: String,
-    /// Networks of this side as negotiated.
-    pub local: Vec<String>,
-    /// Networks of the peer as negotiated.
-    pub remote: Vec<String>,
-    /// Whether the tunnel seals with it.
-    pub sending: bool,
-    /// Since it was established.
-    pub age_seconds: u64,
-    /// Until it is replaced.
-    pub rekey_in_seconds: u64,
-    /// The worker that it belongs to (RFC 9611).
-    pub worker: Option<u32>,
-}
-
-/// What IKEv2 knows of a tunnel.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NegotiatedStatus {
-    /// The tunnel that owns the peer.
-    pub connection: String,
-    /// `connecting`, `half-open`, `up`, `rekeyed`, `closing`; `retrying` or `waiting` where there is no IKE SA.
-    pub state: String,
-    /// Who the peer proved to be.
-    pub identity: Option<String>,
-    /// Algorithms of the IKE SA.
-    pub ike: Option<String>,
-    /// Algorithms of the child SA.
-    pub esp: Option<String>,
-    /// Where addresses are translated: `none`, `here`, `peer`, `both`.
-    pub nat: String,
-    /// Since the child SA was established.
-    pub age_seconds: Option<u64>,
-    /// Until the child SA is replaced.
-    pub rekey_in_seconds: Option<u64>,
-    /// Until it is tried again.
-    pub retry_in_seconds: Option<u64>,
-    /// End of validity of the peer's certificate, in seconds since 1970.
-    pub certificate_end: Option<u64>,
-}
-
-/// End of validity of a certificate.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct CertificateEnd {
-    /// The tunnel that owns the peer.
-    pub tunnel: String,
-    /// `local`, `ca` or `peer`.
-    pub role: String,
-    /// Subject.
-    pub subject: String,
-    /// In seconds since 1970.
-    pub not_after: u64,
-}
-
 /// The gateway as a whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -304,19 +182,6 @@ pub struct Status {
     pub frames: Frames,
     /// What is not as it should be.
     pub problems: Vec<String>,
-}
-
-/// IKEv2 as a whole.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct IkeSummary {
-    /// IKE SAs, also those being set up by this gateway or replaced.
-    pub sas: u64,
-    /// Peers that began and are not authenticated yet.
-    pub half_open: u64,
-    /// Child SAs in use or draining.
-    pub children: u64,
-    /// Certificates in use that end within 30 days, or have ended.
-    pub ending: Vec<CertificateEnd>,
 }
 
 /// The data plane.
@@ -505,83 +370,6 @@ pub struct PortStatus {
     pub buffers: u64,
 }
 
-/// One worker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WorkerStatus {
-    /// Its index.
-    pub worker: usize,
-    /// The core that it is pinned to, where the configuration says so.
-    pub core: Option<u16>,
-    /// How its frames ended.
-    pub frames: Frames,
-    /// Cycles in loops that had frames, since it started.
-    pub busy_cycles: u64,
-    /// All its cycles.
-    pub total_cycles: u64,
-    /// Longest time between two polls since it started, in microseconds.
-    pub longest_gap_micros: u64,
-    /// The same of the last ten to twenty seconds.
-    pub recent_gap_micros: u64,
-    /// Loops.
-    pub polls: u64,
-    /// Loops that had frames.
-    pub busy_polls: u64,
-    /// Frames that it received and handed to other workers to be sealed or opened; they come back and are in `frames` then.
-    pub handed: u64,
-    /// Frames that it sealed or opened for other workers.
-    pub helped: u64,
-}
-
-impl WorkerStatus {
-    /// What it did since `earlier`; all where it was started anew in between. The gaps stay.
-    #[must_use]
-    pub fn since(&self, earlier: &WorkerStatus) -> WorkerStatus {
-        let (now, then) = (&self.frames, &earlier.frames);
-        let parts = || {
-            Some(WorkerStatus {
-                frames: Frames {
-                    received: now.received.checked_sub(then.received)?,
-                    sent: now.sent.checked_sub(then.sent)?,
-                    punted: now.punted.checked_sub(then.punted)?,
-                    dropped: now.dropped.checked_sub(then.dropped)?,
-                },
-                busy_cycles: self.busy_cycles.checked_sub(earlier.busy_cycles)?,
-                total_cycles: self.total_cycles.checked_sub(earlier.total_cycles)?,
-                polls: self.polls.checked_sub(earlier.polls)?,
-                busy_polls: self.busy_polls.checked_sub(earlier.busy_polls)?,
-                handed: self.handed.checked_sub(earlier.handed)?,
-                helped: self.helped.checked_sub(earlier.helped)?,
-                ..self.clone()
-            })
-        };
-        parts().unwrap_or_else(|| self.clone())
-    }
-
-    /// Part of its cycles in loops that had frames, 0 to 1.
-    pub fn busy_share(&self) -> f64 {
-        ratio(self.busy_cycles, self.total_cycles).unwrap_or(0.0)
-    }
-
-    /// Frames of a loop that had some.
-    pub fn frames_per_burst(&self) -> Option<f64> {
-        ratio(self.frames.received, self.busy_polls)
-    }
-
-    /// Cycles that a frame took.
-    pub fn cycles_per_frame(&self) -> Option<f64> {
-        ratio(self.busy_cycles, self.frames.received)
-    }
-
-    /// How many times the load the worker could carry, if a frame took as long: fuller bursts take less.
-    pub fn headroom(&self) -> Option<f64> {
-        ratio(self.total_cycles, self.busy_cycles)
-    }
-}
-
-fn ratio(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
-}
-
 /// What a configuration that was read again did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Applied {
@@ -610,30 +398,5 @@ mod tests {
             serde_json::to_string(&answer).expect("written"),
             r#"{"ok":{"rekeyed":{"tunnel":"a","generation":2}}}"#
         );
-    }
-
-    #[test]
-    fn a_worker_says_what_it_has_done_since() {
-        let worker = |received, busy_cycles, total_cycles, busy_polls| WorkerStatus {
-            worker: 0,
-            core: None,
-            frames: Frames { received, sent: received, ..Frames::default() },
-            busy_cycles,
-            total_cycles,
-            longest_gap_micros: 9,
-            recent_gap_micros: 3,
-            polls: busy_polls * 2,
-            busy_polls,
-            handed: 0,
-            helped: 0,
-        };
-        let since = worker(300, 50_000, 200_000, 15).since(&worker(100, 10_000, 100_000, 10));
-        assert_eq!((since.frames.received, since.busy_share(), since.headroom()), (200, 0.4, Some(2.5)));
-        assert_eq!((since.frames_per_burst(), since.cycles_per_frame()), (Some(40.0), Some(200.0)));
-        assert_eq!((since.longest_gap_micros, since.recent_gap_micros), (9, 3));
-        // Started anew in between: everything that it has done.
-        assert_eq!(worker(5, 1, 2, 1).since(&worker(100, 1, 1, 1)).frames.received, 5);
-        let idle = worker(0, 0, 0, 0);
-        assert_eq!((idle.busy_share(), idle.headroom(), idle.frames_per_burst()), (0.0, None, None));
     }
 }
