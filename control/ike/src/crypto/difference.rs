@@ -1,7 +1,8 @@
 //! Why two ends have no common proposal. Enters: our proposals and a peer's. Leaves: one line, transform by transform,
 //! for the closest pair. RFC 7296 section 3.3.
 
-use super::suites::{EspProposal, IkeProposal, common_of, without_ke};
+use super::choice::{common_of, without_ke};
+use super::suites::{EspProposal, IkeProposal};
 use crate::message::{Proposal, Transform, TransformType};
 
 /// The difference between what we allow and what the peer offers, transform by transform, for the closest pair of

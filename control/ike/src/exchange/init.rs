@@ -4,9 +4,9 @@
 use super::{NONCE_BYTES, Payloads, Request, refusal};
 use crate::auth::HashAlgorithm;
 use crate::config::{Connection, RemoteAuth};
+use crate::crypto::choice::{accept_ike, choose_ike};
 use crate::crypto::difference::explain_ike;
 use crate::crypto::ke::Exchange;
-use crate::crypto::suites::{accept_ike, choose_ike};
 use crate::crypto::{IkeChoice, IkeKeys, IkeProposal, Method};
 use crate::message::CertEncoding;
 use crate::message::{

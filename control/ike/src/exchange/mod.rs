@@ -1,6 +1,7 @@
 //! The exchanges of IKEv2, one file each, as methods of [`IkeSa`]. Enters: decoded payloads or a task. Leaves: requests,
 //! responses, and changes of the SA. RFC 7296 section 1.
 
+mod accept_child;
 mod auth;
 mod create_child;
 mod informational;

@@ -4,10 +4,10 @@
 
 use super::{Payloads, Request, Task, What, lower, nonce, refusal};
 use crate::child::ChildState;
+use crate::crypto::choice::{accept_ike, choose_ike};
 use crate::crypto::difference::explain_ike;
 use crate::crypto::ke::{Exchange, SharedSecret};
 use crate::crypto::keys::Salt;
-use crate::crypto::suites::{accept_ike, choose_ike};
 use crate::crypto::{IkeChoice, IkeProposal, Method};
 use crate::message::{ExchangeType, Header, KeyExchangeData, Notify, NotifyType, Payload};
 use crate::output::EventKind;
