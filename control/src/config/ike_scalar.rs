@@ -11,14 +11,14 @@ use penstock_ike::crypto::Method;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::ser::Serializer;
 
-use super::scalar::{shown, text_form};
+use super::scalar::{shown, shown_as_field, text_form};
 
 const PERIOD: &str = "a time such as 500ms, 30s, 45m, 8h or 1d";
 
 /// A span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
-text_form!(Period, "a time such as 500ms, 30s, 45m, 8h or 1d");
+text_form!(Period, PERIOD);
 shown!(Period);
 
 /// Units, the longest first, in milliseconds.
@@ -147,13 +147,7 @@ text_form!(
     IdentityText,
     "a host name, an address, an e-mail address, a distinguished name such as `CN=gw, O=Example`, or `keyid:` with hexadecimal digits"
 );
-shown!(IdentityText);
-
-impl fmt::Display for IdentityText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+shown_as_field!(IdentityText);
 
 impl FromStr for IdentityText {
     type Err = String;
@@ -166,13 +160,7 @@ impl FromStr for IdentityText {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatternText(pub IdentityPattern);
 text_form!(PatternText, "an identity as in `local_id`, `*.DOMAIN` for all host names below it, or `any`");
-shown!(PatternText);
-
-impl fmt::Display for PatternText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+shown_as_field!(PatternText);
 
 impl FromStr for PatternText {
     type Err = String;

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 /// Reads a type by its `FromStr`, writes it by its `Display`, and says in the schema what it looks like.
 macro_rules! text_form {
-    ($type:ident, $form:literal) => {
+    ($type:ident, $form:expr) => {
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Text;
@@ -44,6 +44,18 @@ macro_rules! text_form {
     };
 }
 
+/// Writes a type as its only field is written.
+macro_rules! shown_as_field {
+    ($type:ident) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+        shown!($type);
+    };
+}
+
 macro_rules! shown {
     ($type:ident) => {
         impl serde::Serialize for $type {
@@ -54,27 +66,23 @@ macro_rules! shown {
     };
 }
 
-pub(super) use {shown, text_form};
+pub(super) use {shown, shown_as_field, text_form};
+
+const ADDRESS: &str = "an IPv4 address such as 192.0.2.1";
 
 /// One IPv4 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub Ipv4Addr);
-text_form!(Address, "an IPv4 address such as 192.0.2.1");
-shown!(Address);
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+text_form!(Address, ADDRESS);
+shown_as_field!(Address);
 
 impl FromStr for Address {
     type Err = String;
     fn from_str(text: &str) -> Result<Address, String> {
         match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(address)) => Ok(Address(address)),
-            Ok(IpAddr::V6(_)) => Err(no_ipv6(text, "an IPv4 address such as 192.0.2.1")),
-            Err(_) => Err(format!("`{text}` is not an address, expected an IPv4 address such as 192.0.2.1")),
+            Ok(IpAddr::V6(_)) => Err(no_ipv6(text, ADDRESS)),
+            Err(_) => Err(format!("`{text}` is not an address, expected {ADDRESS}")),
         }
     }
 }
@@ -90,10 +98,7 @@ pub enum Peer {
     /// Somewhere in this network.
     Network(Ipv4Net),
 }
-text_form!(
-    Peer,
-    "an IPv4 address such as 192.0.2.1, or with ike also a network such as 203.0.113.0/24, or any"
-);
+text_form!(Peer, PEER);
 shown!(Peer);
 
 impl fmt::Display for Peer {
@@ -124,22 +129,18 @@ impl FromStr for Peer {
     }
 }
 
+const PREFIX: &str = "an IPv4 prefix such as 10.1.0.0/16";
+
 /// A network: no bit set behind the prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix(pub Ipv4Net);
-text_form!(Prefix, "an IPv4 prefix such as 10.1.0.0/16");
-shown!(Prefix);
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+text_form!(Prefix, PREFIX);
+shown_as_field!(Prefix);
 
 impl FromStr for Prefix {
     type Err = String;
     fn from_str(text: &str) -> Result<Prefix, String> {
-        let net = net_of(text, "an IPv4 prefix such as 10.1.0.0/16")?;
+        let net = net_of(text, PREFIX)?;
         if net.addr() != net.network() {
             return Err(format!("`{text}` has bits set behind its prefix length: write {}", net.trunc()));
         }
@@ -147,11 +148,13 @@ impl FromStr for Prefix {
     }
 }
 
+const INTERFACE: &str = "an IPv4 address with its prefix length such as 192.0.2.1/24";
+
 /// An address of the gateway with the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceAddress(pub Ipv4Net);
-text_form!(InterfaceAddress, "an IPv4 address with its prefix length such as 192.0.2.1/24");
-shown!(InterfaceAddress);
+text_form!(InterfaceAddress, INTERFACE);
+shown_as_field!(InterfaceAddress);
 
 impl InterfaceAddress {
     /// The address itself.
@@ -165,16 +168,10 @@ impl InterfaceAddress {
     }
 }
 
-impl fmt::Display for InterfaceAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 impl FromStr for InterfaceAddress {
     type Err = String;
     fn from_str(text: &str) -> Result<InterfaceAddress, String> {
-        net_of(text, "an IPv4 address with its prefix length such as 192.0.2.1/24").map(InterfaceAddress)
+        net_of(text, INTERFACE).map(InterfaceAddress)
     }
 }
 
