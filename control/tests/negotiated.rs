@@ -1,21 +1,17 @@
 //! Negotiated SAs in a real region: what the protocol machine wants is done, and a stand-in for a worker takes sequence
 //! numbers as workers do. No number of a key comes twice, whatever moves.
 
+mod gateway;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use penstock_control::config::{Config, Machine};
-use penstock_control::publish::journal::Journal;
-use penstock_control::publish::plan::{Plan, plans};
-use penstock_control::publish::tunnels::Tunnels;
+use gateway::{Gateway, planned};
+use penstock_control::publish::plan::Plan;
 use penstock_ike::crypto::{DirectionKey, EspChoice, EspCipher};
 use penstock_ike::message::TrafficSelector;
 use penstock_ike::{ChildSa, Encapsulation};
-use penstock_tables::{Capacity, StateOwner, StateView, TablesView, TablesWriter};
-use tempfile::TempDir;
 use zeroize::Zeroizing;
-
-const CAPACITY: Capacity = Capacity { tunnels: 4, replay_window: 1024, neighbours: 8, fib_groups: 16 };
 
 const TEXT: &str = "
 ports:
@@ -26,66 +22,22 @@ tunnels:
     peer: PEER
     local_prefixes: [10.1.0.0/16]
     remote_prefixes: [10.2.0.0/16]
-    ike: {psk_file: psk}
+    ike: {psk_file: secret}
 ";
 
 fn configuration(directory: &Path, peer: &str) -> BTreeMap<String, Plan> {
-    let machine = Machine { cores: vec![0, 1], interfaces: Vec::new() };
-    let text = TEXT.replace("PEER", peer);
-    let checked =
-        Config::parse(&directory.join("a.yaml"), &text, &machine).unwrap_or_else(|error| panic!("{error}"));
-    plans(&checked.config).expect("plans")
-}
-
-struct Gateway {
-    directory: TempDir,
-    plans: BTreeMap<String, Plan>,
-    workers: StateOwner,
-    state: StateView,
-    tables: TablesWriter,
-    tunnels: Tunnels,
+    planned(directory, &TEXT.replace("PEER", peer))
 }
 
 impl Gateway {
     fn new(peer: &str) -> Gateway {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let psk = directory.path().join("psk");
-        std::fs::write(&psk, "0123456789abcdef0123456789abcdef").expect("written");
-        std::fs::set_permissions(&psk, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
-        let tables = TablesWriter::open(directory.path(), CAPACITY).expect("tables");
-        let workers = StateOwner::open(directory.path(), CAPACITY, 1).expect("state");
-        let state = StateView::open(directory.path()).expect("view");
-        let tunnels = Tunnels::new(Journal::open(&directory.path().join("kept")).expect("journal"));
-        let plans = configuration(directory.path(), peer);
-        let mut gateway = Gateway { directory, plans, workers, state, tables, tunnels };
-        gateway.settle();
-        gateway
+        Gateway::with(|directory| configuration(directory, peer))
     }
 
-    fn settle(&mut self) {
-        let (_, leaving) = self.tunnels.prepare(&mut self.tables, &self.state, &self.plans);
-        leaving.into_iter().for_each(|slot| self.tables.retire_tunnel(slot));
-        let problems = self.tunnels.fill(&mut self.tables, &self.state, &self.plans).expect("journal");
-        assert_eq!(problems, Vec::<String>::new());
-        self.reclaim();
-    }
-
-    fn reclaim(&mut self) {
-        for _ in 0..3 {
-            self.tables.reclaim(Some(&self.state));
-            self.workers.worker(0).quiescent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
-        assert_eq!(self.tables.reclaim(Some(&self.state)), 0);
-    }
-
-    fn restart_control(self) -> Gateway {
-        let Gateway { directory, plans, workers, state, tables, tunnels } = self;
-        drop((tables, tunnels));
-        let mut tables = TablesWriter::open(directory.path(), CAPACITY).expect("adopted");
-        let mut tunnels = Tunnels::new(Journal::open(&directory.path().join("kept")).expect("journal"));
-        assert!(tunnels.adopt(&mut tables, &state, &plans).is_empty());
-        let mut gateway = Gateway { directory, plans, workers, state, tables, tunnels };
-        gateway.settle();
+    /// Control dies and comes back, with the same tunnel in its file.
+    fn restart(self) -> Gateway {
+        let (gateway, left) = self.restart_control();
+        assert_eq!(left, 0);
         gateway
     }
 
@@ -104,16 +56,6 @@ impl Gateway {
         self.tunnels.remove_outbound(&mut self.tables, &self.state, "t", spi_in);
         self.tunnels.remove_inbound(&mut self.tables, &self.state, "t", spi_in);
         self.reclaim();
-    }
-
-    /// Seals as a worker does: the SPI and the numbers. `None` where the tunnel has no SA.
-    fn send(&self, count: u32) -> Option<(u32, Vec<u64>)> {
-        let view = TablesView::open(self.directory.path()).expect("view");
-        let (_, tunnel) = view.tunnels().next().expect("a tunnel");
-        let slot = tunnel.outbound()?;
-        let (sa, _) = view.outbound(slot).expect("live");
-        let mut run = self.workers.outbound(slot).reserve(count, sa.offset(), sa.hard_limit());
-        Some((sa.spi()?, std::iter::from_fn(|| run.take()).collect()))
     }
 
     fn inbound(&self) -> HashSet<u32> {
@@ -151,12 +93,12 @@ fn child_sa(spi_in: u32, number: u8) -> ChildSa {
 #[test]
 fn the_tunnel_is_dead_until_it_is_switched_and_narrowed_then() {
     let mut gateway = Gateway::new("192.0.2.2");
-    assert_eq!(gateway.send(1), None, "no SA was negotiated");
+    assert_eq!(gateway.seal(1), None, "no SA was negotiated");
     let sa = gateway.negotiate(1);
     assert_eq!(gateway.inbound(), [sa.spi_in].into(), "the peer may send at once");
-    assert_eq!(gateway.send(1), None, "the peer may not be able to open yet");
+    assert_eq!(gateway.seal(1), None, "the peer may not be able to open yet");
     assert!(!gateway.switch(&sa), "the peer's address is that of the file");
-    assert_eq!(gateway.send(2), Some((0x1001, vec![1, 2])));
+    assert_eq!(gateway.seal(2), Some((0x1001, vec![1, 2])));
     let live = gateway.tunnels.get("t").expect("there");
     let narrowed = &live.spec().remote[0];
     assert_eq!((narrowed.address, narrowed.mask), (0x0a02_0700, 0xffff_ff00));
@@ -164,7 +106,7 @@ fn the_tunnel_is_dead_until_it_is_switched_and_narrowed_then() {
     gateway.settle();
     assert_eq!(gateway.tunnels.get("t").expect("there").spec().remote[0].mask, 0xffff_ff00);
     gateway.remove(sa.spi_in);
-    assert_eq!((gateway.send(1), gateway.inbound()), (None, HashSet::new()));
+    assert_eq!((gateway.seal(1), gateway.inbound()), (None, HashSet::new()));
     assert_eq!(gateway.tunnels.get("t").expect("there").spec().remote[0].mask, 0xffff_0000);
 }
 
@@ -173,13 +115,13 @@ fn a_rekey_overlaps_and_can_be_taken_back_without_a_number_twice() {
     let mut gateway = Gateway::new("192.0.2.2");
     let (old, new) = (gateway.negotiate(1), gateway.negotiate(2));
     gateway.switch(&old);
-    assert_eq!(gateway.send(3), Some((0x1001, vec![1, 2, 3])));
+    assert_eq!(gateway.seal(3), Some((0x1001, vec![1, 2, 3])));
     gateway.switch(&new);
-    assert_eq!(gateway.send(1), Some((0x1002, vec![1])));
+    assert_eq!(gateway.seal(1), Some((0x1002, vec![1])));
     assert_eq!(gateway.inbound(), [old.spi_in, new.spi_in].into(), "the old one drains");
     assert!(gateway.tunnels.switch_back(&mut gateway.tables, "t", old.spi_in));
     gateway.tunnels.remove_outbound(&mut gateway.tables, &gateway.state, "t", new.spi_in);
-    assert_eq!(gateway.send(1), Some((0x1001, vec![4])));
+    assert_eq!(gateway.seal(1), Some((0x1001, vec![4])));
     gateway.remove(new.spi_in);
     assert_eq!(gateway.inbound(), [old.spi_in].into());
     let (sent, _) = gateway.tunnels.get("t").expect("there").traffic(&gateway.state);
@@ -193,14 +135,14 @@ fn a_peer_that_moves_gets_no_number_twice() {
     sa.encapsulation = Some(Encapsulation { local_port: 4500, remote_port: 61_000 });
     gateway.switch(&sa);
     assert_eq!(gateway.template()[20..24], [0x11, 0x94, 0xee, 0x48]);
-    let (spi, before) = gateway.send(100).expect("an SA");
+    let (spi, before) = gateway.seal(100).expect("an SA");
     let old = gateway.tunnels.get("t").expect("there").outbound.clone().expect("an SA");
     let to = "198.51.100.9:61001".parse().expect("address");
     let key = ("t", sa.spi_in);
     gateway.tunnels.move_peer(&mut gateway.tables, &gateway.state, key, to).expect("moved");
     assert_eq!(gateway.template()[16..24], [198, 51, 100, 9, 0x11, 0x94, 0xee, 0x49]);
     assert_eq!(gateway.tunnels.get("t").expect("there").peer().to_string(), "198.51.100.9");
-    let (same, after) = gateway.send(100).expect("an SA");
+    let (same, after) = gateway.seal(100).expect("an SA");
     // A worker that has not seen the new slot yet takes from the old one, as long as it is there.
     let limit = gateway.tables.outbound_sa(old.slot).hard_limit();
     let mut run = gateway.workers.outbound(old.slot).reserve(2_000_000, old.offset, limit);
@@ -220,20 +162,20 @@ fn a_restarted_control_finds_what_was_negotiated() {
     assert!(
         gateway.switch(&new) || gateway.tunnels.get("t").expect("there").peer().to_string() == "192.0.2.2"
     );
-    assert_eq!(gateway.send(2), Some((0x1002, vec![1, 2])));
-    let mut gateway = gateway.restart_control();
+    assert_eq!(gateway.seal(2), Some((0x1002, vec![1, 2])));
+    let mut gateway = gateway.restart();
     let live = gateway.tunnels.get("t").expect("adopted");
     assert_eq!(live.peer().to_string(), "192.0.2.2");
     assert_eq!(live.spec().remote[0].mask, 0xffff_ff00);
     assert_eq!(live.inbound.keys().copied().collect::<HashSet<_>>(), [old.spi_in, new.spi_in].into());
     let pair = live.outbound.as_ref().expect("adopted").pair;
     assert!(live.inbound.contains_key(&pair) && live.standby.is_empty());
-    assert_eq!(gateway.send(1), Some((0x1002, vec![3])));
+    assert_eq!(gateway.seal(1), Some((0x1002, vec![3])));
     gateway.reclaim();
     assert_eq!(gateway.tables.outbound().count(), 1, "the one that sealed before is of no use");
     // The one that seals goes with its inbound half, whichever that is taken to be.
     gateway.remove(pair);
-    assert_eq!(gateway.send(1), None);
+    assert_eq!(gateway.seal(1), None);
 }
 
 #[test]
@@ -242,8 +184,8 @@ fn sas_to_another_peer_than_the_file_names_are_not_adopted() {
     let sa = gateway.negotiate(1);
     gateway.switch(&sa);
     gateway.plans = configuration(gateway.directory.path(), "192.0.2.3");
-    let gateway = gateway.restart_control();
-    assert_eq!((gateway.send(1), gateway.inbound()), (None, HashSet::new()));
+    let gateway = gateway.restart();
+    assert_eq!((gateway.seal(1), gateway.inbound()), (None, HashSet::new()));
     assert_eq!(gateway.tunnels.get("t").expect("there").peer().to_string(), "192.0.2.3");
 }
 
@@ -251,7 +193,7 @@ fn sas_to_another_peer_than_the_file_names_are_not_adopted() {
 fn a_worker_seals_with_its_own_sa_as_long_as_there_is_a_shared_one() {
     let mut gateway = Gateway::new("192.0.2.2");
     let seals = |gateway: &Gateway, worker| {
-        let view = TablesView::open(gateway.directory.path()).expect("view");
+        let view = gateway.view();
         let slot = view.tunnels().next().expect("a tunnel").1.outbound_of(worker)?;
         view.outbound(slot).expect("live").0.spi()
     };
@@ -270,7 +212,7 @@ fn a_worker_seals_with_its_own_sa_as_long_as_there_is_a_shared_one() {
     gateway.remove(own.spi_in);
     assert_eq!([seals(&gateway, 0), seals(&gateway, 1)], [Some(0x1001), Some(0x1003)]);
     // A restarted control has workers share again.
-    let mut gateway = gateway.restart_control();
+    let mut gateway = gateway.restart();
     assert_eq!([seals(&gateway, 0), seals(&gateway, 1)], [Some(0x1001); 2]);
     gateway.reclaim();
     assert_eq!(gateway.tables.outbound().count(), 1);

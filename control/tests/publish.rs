@@ -1,22 +1,19 @@
 //! Publication to a real region: two gateways whose tables and state stand in temporary directories, and a stand-in for
 //! their workers that takes sequence numbers and marks them in the other's replay window, as workers do.
 
+mod gateway;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use penstock_control::config::{Config, Machine};
+use gateway::{Gateway, planned};
 use penstock_control::publish::journal::Journal;
-use penstock_control::publish::plan::{Keys, Plan, plans};
+use penstock_control::publish::plan::{Keys, Plan};
 use penstock_control::publish::rekey::StepError;
 use penstock_control::publish::routes::{KernelView, Routes, Target};
-use penstock_control::publish::tunnels::{Changes, Tunnels};
-use penstock_tables::{
-    Capacity, Cipher, Hop, InboundSpec, KeyBlock, StateOwner, StateView, TablesView, TablesWriter,
-};
-use tempfile::TempDir;
-
-const CAPACITY: Capacity = Capacity { tunnels: 8, replay_window: 1024, neighbours: 32, fib_groups: 64 };
+use penstock_control::publish::tunnels::Changes;
+use penstock_tables::{Cipher, Hop, InboundSpec, KeyBlock};
 
 fn configuration(directory: &Path, site: u8, tunnels: &str) -> BTreeMap<String, Plan> {
     let other = 3 - site;
@@ -25,70 +22,15 @@ fn configuration(directory: &Path, site: u8, tunnels: &str) -> BTreeMap<String, 
          wan: {{device: net_null1, addresses: [192.0.2.{site}/24]}}\ntunnels:\n{tunnels}"
     );
     let text = text.replace("PEER", &format!("192.0.2.{other}")).replace("OWN", &site.to_string());
-    let text = text.replace("OTHER", &other.to_string());
-    let machine = Machine { cores: vec![0, 1], interfaces: Vec::new() };
-    let checked =
-        Config::parse(&directory.join("a.yaml"), &text, &machine).unwrap_or_else(|error| panic!("{error}"));
-    plans(&checked.config).expect("plans")
+    planned(directory, &text.replace("OTHER", &other.to_string()))
 }
 
 const TUNNEL: &str = "  t: {peer: PEER, local_prefixes: [10.OWN.0.0/16], remote_prefixes: [10.OTHER.0.0/16], \
                       lab_keys: {secret_file: secret}}\n";
 
-struct Gateway {
-    directory: TempDir,
-    plans: BTreeMap<String, Plan>,
-    workers: StateOwner,
-    state: StateView,
-    tables: TablesWriter,
-    tunnels: Tunnels,
-}
-
 impl Gateway {
     fn new(site: u8) -> Gateway {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let secret = directory.path().join("secret");
-        std::fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("written");
-        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
-        let tables = TablesWriter::open(directory.path(), CAPACITY).expect("tables");
-        let workers = StateOwner::open(directory.path(), CAPACITY, 1).expect("state");
-        let state = StateView::open(directory.path()).expect("view");
-        let tunnels = Tunnels::new(Journal::open(&directory.path().join("kept")).expect("journal"));
-        let plans = configuration(directory.path(), site, TUNNEL);
-        let mut gateway = Gateway { directory, plans, workers, state, tables, tunnels };
-        gateway.settle();
-        gateway
-    }
-
-    /// What a configuration that was read again does.
-    fn settle(&mut self) -> Changes {
-        let (changes, leaving) = self.tunnels.prepare(&mut self.tables, &self.state, &self.plans);
-        leaving.into_iter().for_each(|slot| self.tables.retire_tunnel(slot));
-        self.reclaim();
-        let problems = self.tunnels.fill(&mut self.tables, &self.state, &self.plans).expect("journal");
-        assert_eq!(problems, Vec::<String>::new());
-        changes
-    }
-
-    fn reclaim(&mut self) {
-        for _ in 0..3 {
-            self.tables.reclaim(Some(&self.state));
-            self.workers.worker(0).quiescent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
-        assert_eq!(self.tables.reclaim(Some(&self.state)), 0);
-    }
-
-    /// Control dies and comes back.
-    fn restart_control(self) -> Gateway {
-        let Gateway { directory, plans, workers, state, tables, tunnels } = self;
-        drop((tables, tunnels));
-        let mut tables = TablesWriter::open(directory.path(), CAPACITY).expect("adopted");
-        let mut tunnels = Tunnels::new(Journal::open(&directory.path().join("kept")).expect("journal"));
-        let leaving = tunnels.adopt(&mut tables, &state, &plans);
-        leaving.into_iter().for_each(|slot| tables.retire_tunnel(slot));
-        let mut gateway = Gateway { directory, plans, workers, state, tables, tunnels };
-        gateway.settle();
-        gateway
+        Gateway::with(|directory| configuration(directory, site, TUNNEL))
     }
 
     fn step(&mut self, to: Option<u32>, force: bool) -> Result<u32, StepError> {
@@ -107,22 +49,14 @@ impl Gateway {
         self.tunnels.get("t").expect("there").generation
     }
 
-    /// Seals `count` packets as a worker does: what the data plane sees of the SA, and the numbers. `None` for one that
-    /// the hard limit forbids.
+    /// As [`Gateway::seal`]; `None` for numbers that the hard limit forbids.
     fn send(&self, count: u32) -> Option<(u32, Vec<u64>)> {
-        let view = TablesView::open(self.directory.path()).expect("view");
-        let (_, tunnel) = view.tunnels().next().expect("a tunnel");
-        let slot = tunnel.outbound().expect("an SA");
-        let (sa, _) = view.outbound(slot).expect("live");
-        assert_eq!(sa.epoch(), self.workers.epoch());
-        let mut run = self.workers.outbound(slot).reserve(count, sa.offset(), sa.hard_limit());
-        let numbers: Vec<u64> = std::iter::from_fn(|| run.take()).collect();
-        (numbers.len() == count as usize).then_some((sa.spi()?, numbers))
+        self.seal(count).filter(|(_, numbers)| numbers.len() == count as usize)
     }
 
     /// Opens what the other gateway sent; false for an SPI that it does not know.
     fn receive(&self, spi: u32, numbers: &[u64]) -> bool {
-        let view = TablesView::open(self.directory.path()).expect("view");
+        let view = self.view();
         let Some(slot) = view.inbound_slot(spi) else { return false };
         let window = self.workers.window(slot, view.inbound(slot));
         numbers.iter().all(|number| window.mark(*number).is_ok())
@@ -198,8 +132,8 @@ fn a_restarted_control_touches_nothing_that_is_right() {
     let (mut a, b) = (Gateway::new(1), Gateway::new(2));
     a.step(None, false).expect("stepped");
     let (before, sent) = (a.slots(), a.send(5).expect("granted"));
-    let mut a = a.restart_control();
-    assert_eq!(a.slots(), before);
+    let (mut a, left) = a.restart_control();
+    assert_eq!((a.slots(), left), (before, 0));
     assert_eq!(a.generation(), 2);
     let next = a.send(1).expect("granted");
     assert_eq!(next.1, [sent.1[4] + 1], "numbers go on");
@@ -210,7 +144,8 @@ fn a_restarted_control_touches_nothing_that_is_right() {
 #[test]
 fn what_the_file_no_longer_says_is_taken_out_after_a_restart() {
     let a = Gateway::new(1);
-    let mut a = Gateway { plans: BTreeMap::new(), ..a }.restart_control();
+    let (mut a, left) = Gateway { plans: BTreeMap::new(), ..a }.restart_control();
+    assert_eq!(left, 1);
     a.reclaim();
     assert_eq!(
         (a.tables.tunnels().count(), a.tables.outbound().count(), a.tables.inbound().count()),
@@ -227,12 +162,7 @@ fn numbers_are_never_used_twice_although_state_and_tables_are_lost() {
     for name in ["tables", "state"] {
         std::fs::remove_file(directory.path().join(name)).expect("removed, as a reboot does");
     }
-    let tables = TablesWriter::open(directory.path(), CAPACITY).expect("tables");
-    let workers = StateOwner::open(directory.path(), CAPACITY, 1).expect("state");
-    let state = StateView::open(directory.path()).expect("view");
-    let tunnels = Tunnels::new(Journal::open(&directory.path().join("kept")).expect("journal"));
-    let mut a = Gateway { directory, plans, workers, state, tables, tunnels };
-    a.settle();
+    let a = Gateway::open(directory, plans);
     let (again, second) = a.send(100).expect("granted");
     assert_eq!(spi, again, "the same key");
     assert!(second[0] > first[99]);
@@ -307,7 +237,7 @@ fn what_belongs_to_a_tunnel_never_follows_a_route_in_the_clear() {
     );
     let mut routes = Routes::adopt(&a.tables);
     routes.publish(&mut a.tables, &view, &a.tunnels).expect("room");
-    let data_plane = TablesView::open(a.directory.path()).expect("view");
+    let data_plane = a.view();
     let slot = a.tunnels.get("t").expect("there").slot;
     let leads = |address: [u8; 4]| data_plane.route(u32::from_be_bytes(address));
     assert_eq!(
@@ -347,7 +277,7 @@ fn routes_over_a_tunnels_interface_lead_into_it() {
         &[],
     );
     Routes::adopt(&a.tables).publish(&mut a.tables, &view, &a.tunnels).expect("room");
-    let data_plane = TablesView::open(a.directory.path()).expect("view");
+    let data_plane = a.view();
     let (slot, live) = data_plane.tunnels().next().expect("a tunnel");
     assert!(live.has_interface());
     assert_eq!(data_plane.route(0xac10_0005), Hop::Tunnel(slot));

@@ -11,11 +11,26 @@ fn notify(kind: NotifyType) -> Payload {
     Payload::Notify(Notify::new(kind, []))
 }
 
-/// The header of an answer to the message `id` of the initiator `ME`.
-fn answer_to(ends: &Ends, exchange: ExchangeType, id: u32) -> Header {
+/// `ME` has sent its IKE_AUTH request, and it is lost.
+fn before_auth() -> Ends {
+    let mut ends = Ends::new();
+    ends.initiate();
+    ends.one_way(ME);
+    ends.one_way(PEER);
+    ends.take(ME);
+    ends
+}
+
+/// What becomes of `ME` where the answer to IKE_AUTH is this payload.
+fn auth_answered_with(payload: Payload) -> Ends {
+    let mut ends = before_auth();
     let sa = ends.sa(PEER);
-    let (spi_i, spi_r, next) = (sa.spi_i, sa.spi_r, PayloadType::None);
-    Header { spi_i, spi_r, next, exchange, from_initiator: true, response: false, id, length: 0 }
+    let (spi_i, spi_r, next, exchange) = (sa.spi_i, sa.spi_r, PayloadType::None, ExchangeType::Auth);
+    let header =
+        Header { spi_i, spi_r, next, exchange, from_initiator: true, response: false, id: 1, length: 0 };
+    ends.make(PEER, |sa, ctx| sa.respond(ctx, &header, &[payload]));
+    ends.one_way(PEER);
+    ends
 }
 
 #[test]
@@ -67,14 +82,7 @@ fn a_redirection_is_refused_at_every_step() {
     assert_eq!(ends.up(), [false, false]);
 
     // In the answer to IKE_AUTH.
-    let mut ends = Ends::new();
-    ends.initiate();
-    ends.one_way(ME);
-    ends.one_way(PEER);
-    ends.take(ME);
-    let header = answer_to(&ends, ExchangeType::Auth, 1);
-    ends.make(PEER, |sa, ctx| sa.respond(ctx, &header, &[notify(NotifyType::Redirect)]));
-    ends.one_way(PEER);
+    let ends = auth_answered_with(notify(NotifyType::Redirect));
     assert_eq!(ends.reasons(ME), [Reason::RedirectRefused]);
     assert_eq!(ends.up(), [false, false]);
 
@@ -90,23 +98,11 @@ fn a_redirection_is_refused_at_every_step() {
 #[test]
 fn eap_is_refused_by_either_role() {
     // The responder wants it.
-    let mut ends = Ends::new();
-    ends.initiate();
-    ends.one_way(ME);
-    ends.one_way(PEER);
-    ends.take(ME);
-    let header = answer_to(&ends, ExchangeType::Auth, 1);
-    let identity = Payload::Eap(vec![1, 1, 0, 5, 1]);
-    ends.make(PEER, |sa, ctx| sa.respond(ctx, &header, &[identity]));
-    ends.one_way(PEER);
+    let ends = auth_answered_with(Payload::Eap(vec![1, 1, 0, 5, 1]));
     assert_eq!(ends.reasons(ME), [Reason::EapRefused]);
 
     // The initiator wants it: an IKE_AUTH request without AUTH.
-    let mut ends = Ends::new();
-    ends.initiate();
-    ends.one_way(ME);
-    ends.one_way(PEER);
-    ends.take(ME);
+    let mut ends = before_auth();
     ends.make(ME, |sa, ctx| {
         (sa.pending, sa.request_id) = (None, 1);
         let id = sa.connection.as_ref().unwrap().local_id.to_wire();
