@@ -14,6 +14,16 @@ pub(super) struct Sum {
     pub high: __m512i,
 }
 
+impl Sum {
+    /// Of nothing.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn zero() -> Sum {
+        let zero = _mm512_setzero_si512();
+        Sum { low: zero, middle: zero, high: zero }
+    }
+}
+
 /// The products of four octet-reversed blocks and four powers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]

@@ -12,6 +12,7 @@ use std::arch::x86_64::*;
 use penstock_tables::KeyBlock;
 use penstock_tables::key::POWERS;
 
+use super::field::{Sum, add, multiply, reversed};
 use crate::crypto::Job;
 use crate::crypto::batch::TEXT_MAX;
 
@@ -52,26 +53,98 @@ pub(super) unsafe fn counters_of(nonce: __m512i, chunk: usize) -> __m512i {
     unsafe { _mm512_xor_si512(nonce, _mm512_load_si512(COUNTERS.0.as_ptr().add(chunk).cast())) }
 }
 
-/// All rounds but the whitening at the start, on `CHUNKS` chunks of each packet, each packet with its own key: loading a round
-/// key for each takes nothing from the AES units, so that a burst under one key needs no code of its own.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
-pub(super) fn encrypt<const ROUNDS: usize, const PACKETS: usize, const CHUNKS: usize>(
-    states: &mut [[__m512i; CHUNKS]; PACKETS],
-    keys: [&KeyBlock; PACKETS],
-) {
-    for round in 1..ROUNDS {
-        for (states, key) in states.iter_mut().zip(keys) {
-            let key = broadcast(&key.round_keys()[round]);
-            for state in states {
-                *state = _mm512_aesenc_epi128(*state, key);
+/// Work for the multiplier that is done between the rounds of AES, so that both units are busy: a core does not look far enough
+/// ahead to find that out by itself.
+pub(super) trait Between {
+    /// Does what is due after round `round` of `rounds`.
+    unsafe fn after(&mut self, round: usize, rounds: usize);
+}
+
+impl Between for () {
+    #[inline(always)]
+    unsafe fn after(&mut self, _: usize, _: usize) {}
+}
+
+/// The products of chunks that are encrypted and their powers.
+pub(super) struct Products<const CHUNKS: usize> {
+    hashed: [__m512i; CHUNKS],
+    powers: *const u8,
+    /// The sum of those that are done.
+    pub(super) sum: Sum,
+}
+
+impl<const CHUNKS: usize> Products<CHUNKS> {
+    /// Of the chunks with the powers that stand at `powers`, 64 octets for each chunk.
+    #[inline(always)]
+    pub(super) unsafe fn new(hashed: [__m512i; CHUNKS], powers: *const u8) -> Products<CHUNKS> {
+        // SAFETY: as the callers say: they run where there is AVX-512.
+        Products { hashed, powers, sum: unsafe { Sum::zero() } }
+    }
+
+    /// The sum of all.
+    #[inline(always)]
+    pub(super) unsafe fn all(mut self) -> Sum {
+        for nth in 0..CHUNKS {
+            // SAFETY: as `new` says.
+            unsafe { self.product(nth) };
+        }
+        self.sum
+    }
+
+    /// Adds the product of the chunk that is `nth` from the end: the first one may wait for the hash of what was before it.
+    #[inline(always)]
+    unsafe fn product(&mut self, nth: usize) {
+        let chunk = CHUNKS - 1 - nth;
+        // SAFETY: as `new` says.
+        unsafe {
+            let power = _mm512_loadu_si512(self.powers.wrapping_add(64 * chunk).cast());
+            let product = multiply(reversed(self.hashed[chunk]), power);
+            self.sum = if nth == 0 { product } else { add(self.sum, product) };
+        }
+    }
+}
+
+impl<const CHUNKS: usize> Between for Products<CHUNKS> {
+    #[inline(always)]
+    unsafe fn after(&mut self, round: usize, rounds: usize) {
+        for nth in 0..CHUNKS {
+            if round == 1 + nth * (rounds - 1) / CHUNKS {
+                // SAFETY: as `new` says.
+                unsafe { self.product(nth) };
             }
         }
     }
-    for (states, key) in states.iter_mut().zip(keys) {
-        let key = broadcast(&key.round_keys()[ROUNDS]);
-        for state in states {
-            *state = _mm512_aesenclast_epi128(*state, key);
+}
+
+/// All rounds but the whitening at the start, on `CHUNKS` chunks of each packet, and between them other work. Each packet has its
+/// own key: loading a round key for each takes nothing from the AES units, so that a burst under one key needs no code of its own.
+#[inline(always)]
+pub(super) unsafe fn rounds<const ROUNDS: usize, const PACKETS: usize, const CHUNKS: usize>(
+    states: &mut [[__m512i; CHUNKS]; PACKETS],
+    keys: [&KeyBlock; PACKETS],
+    between: &mut impl Between,
+) {
+    macro_rules! round {
+        ($($round:literal)*) => { $(
+            if $round < ROUNDS {
+                for (states, key) in states.iter_mut().zip(keys) {
+                    let key = broadcast(&key.round_keys()[$round]);
+                    for state in states {
+                        *state = _mm512_aesenc_epi128(*state, key);
+                    }
+                }
+                between.after($round, ROUNDS);
+            }
+        )* };
+    }
+    // SAFETY: the callers run where there is AVX-512.
+    unsafe {
+        round!(1 2 3 4 5 6 7 8 9 10 11 12 13);
+        for (states, key) in states.iter_mut().zip(keys) {
+            let key = broadcast(&key.round_keys()[ROUNDS]);
+            for state in states {
+                *state = _mm512_aesenclast_epi128(*state, key);
+            }
         }
     }
 }

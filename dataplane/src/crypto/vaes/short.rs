@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::field::{Sum, add, fold_two, multiply, reduce, reversed};
-use super::kernel::{aad, counters_of, encrypt, lengths, nonce, powers};
+use super::kernel::{aad, counters_of, lengths, nonce, powers, rounds};
 use crate::crypto::{Job, TAG_LEN};
 
 /// Whether a text of `len` octets makes two chunks.
@@ -28,7 +28,7 @@ pub(super) unsafe fn four<const ROUNDS: usize, const OPEN: bool>(jobs: &mut [Job
             [counters_of(nonce, 0), counters_of(nonce, 1)]
         };
         let mut states = [counters(0), counters(1), counters(2), counters(3)];
-        encrypt::<ROUNDS, 4, 2>(&mut states, keys);
+        rounds::<ROUNDS, 4, 2>(&mut states, keys, &mut ());
         let sums = [
             text::<OPEN>(jobs[0], states[0]),
             text::<OPEN>(jobs[1], states[1]),

@@ -1,45 +1,38 @@
-//! One packet of any length, in groups of up to eight chunks, each of which leaves a hash that enters the next one
-//! (Horner's rule). A core that looks some hundred instructions ahead does AES of the next group, or packet, while it
-//! hashes this one.
+//! One packet of any length. One that has more than eight chunks goes in groups, each of which leaves a hash that enters the
+//! next one (Horner's rule): while a group is encrypted, the one before it is hashed. The last hash of one packet a core does
+//! while it encrypts the first group of the next.
 
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
-use super::field::{add, multiply, reduce, reversed, sum_of_lanes};
-use super::kernel::{aad, counters_of, encrypt, lengths, nonce, powers};
+use penstock_tables::KeyBlock;
+
+use super::field::{Sum, reduce, reversed, sum_of_lanes};
+use super::kernel::{Products, aad, counters_of, lengths, nonce, powers, rounds};
 use crate::crypto::{Job, TAG_LEN};
 
-/// Chunks of a group at most: as many chains as fill the AES units.
+/// Chunks of a group: as many chains as fill the AES units.
 const GROUP: usize = 8;
-
-/// Chunks of the next group of so many: the last two groups share what is left, since fewer powers are needed then.
-#[inline]
-fn next_group(chunks: usize) -> usize {
-    if chunks > GROUP { chunks.div_ceil(2).min(GROUP) } else { chunks }
-}
 
 /// Powers that a text of `len` octets needs.
 #[inline]
 pub(super) fn powers_of(len: usize) -> usize {
     let blocks = len.div_ceil(16) + 2;
-    blocks.min(4 * next_group(blocks.div_ceil(4)))
+    match blocks.div_ceil(4) {
+        0..=GROUP => blocks,
+        chunks if chunks <= 2 * GROUP => 4 * chunks.div_ceil(2),
+        _ => 4 * GROUP,
+    }
 }
 
-/// A packet, and how far it is.
-struct Work<'a, 'b> {
+/// A packet.
+struct Packet<'a, 'b> {
     job: &'a mut Job<'b>,
+    key: &'b KeyBlock,
+    nonce: __m512i,
     /// Octets of text.
     len: usize,
-    nonce: __m512i,
-    /// Additional data, then the hash of what was before.
-    hash: __m128i,
-    /// What the tag is covered with.
-    mask: __m128i,
-    /// Chunks that are done.
-    chunks: usize,
-    /// Blocks that are to be hashed.
-    blocks: usize,
 }
 
 /// Seals or opens a job whose text has room for a tag and is not longer than `TEXT_MAX`.
@@ -49,104 +42,210 @@ pub(super) unsafe fn single<const ROUNDS: usize, const OPEN: bool>(job: &mut Job
     // SAFETY: behind the text of a job stand `TAG_LEN` octets of tag.
     unsafe {
         let len = job.text.len() - TAG_LEN;
-        let blocks = len.div_ceil(16) + 2;
-        let (nonce, hash) = (nonce(job), aad(job));
-        let mut work = Work { job, len, nonce, hash, mask: _mm_setzero_si128(), chunks: 0, blocks };
-        let mut chunks = blocks.div_ceil(4);
-        while chunks > 0 {
-            let now = next_group(chunks);
-            match now {
-                1 => group::<ROUNDS, OPEN, 1>(&mut work),
-                2 => group::<ROUNDS, OPEN, 2>(&mut work),
-                3 => group::<ROUNDS, OPEN, 3>(&mut work),
-                4 => group::<ROUNDS, OPEN, 4>(&mut work),
-                5 => group::<ROUNDS, OPEN, 5>(&mut work),
-                6 => group::<ROUNDS, OPEN, 6>(&mut work),
-                7 => group::<ROUNDS, OPEN, 7>(&mut work),
-                _ => group::<ROUNDS, OPEN, GROUP>(&mut work),
-            }
-            chunks -= now;
-        }
-        let Work { job, hash, mask, .. } = work;
-        let tag = _mm_xor_si128(hash, mask);
-        let place: *mut __m128i = job.text.as_mut_ptr().add(len).cast();
-        if !OPEN {
-            _mm_storeu_si128(place, tag);
-            job.done = true;
-            return;
-        }
-        let differs = _mm_xor_si128(_mm_loadu_si128(place), tag);
-        job.done = _mm_test_all_zeros(differs, differs) == 1;
-        if !job.done {
-            job.text[..len].fill(0);
+        let packet = Packet { key: job.key, nonce: nonce(job), len, job };
+        match (len.div_ceil(16) + 2).div_ceil(4) {
+            1 => whole::<ROUNDS, OPEN, 1>(packet),
+            2 => whole::<ROUNDS, OPEN, 2>(packet),
+            3 => whole::<ROUNDS, OPEN, 3>(packet),
+            4 => whole::<ROUNDS, OPEN, 4>(packet),
+            5 => whole::<ROUNDS, OPEN, 5>(packet),
+            6 => whole::<ROUNDS, OPEN, 6>(packet),
+            7 => whole::<ROUNDS, OPEN, 7>(packet),
+            8 => whole::<ROUNDS, OPEN, 8>(packet),
+            9 => two::<ROUNDS, OPEN, 5, 4>(packet),
+            10 => two::<ROUNDS, OPEN, 5, 5>(packet),
+            11 => two::<ROUNDS, OPEN, 6, 5>(packet),
+            12 => two::<ROUNDS, OPEN, 6, 6>(packet),
+            13 => two::<ROUNDS, OPEN, 7, 6>(packet),
+            14 => two::<ROUNDS, OPEN, 7, 7>(packet),
+            15 => two::<ROUNDS, OPEN, 8, 7>(packet),
+            16 => two::<ROUNDS, OPEN, 8, 8>(packet),
+            chunks => grouped::<ROUNDS, OPEN>(packet, chunks),
         }
     }
 }
 
-/// Covers or uncovers the next `CHUNKS` chunks, and hashes them.
-#[inline(always)]
-unsafe fn group<const ROUNDS: usize, const OPEN: bool, const CHUNKS: usize>(work: &mut Work<'_, '_>) {
-    // SAFETY: octets outside of the text are not touched.
+/// A packet of `N` chunks.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+unsafe fn whole<const ROUNDS: usize, const OPEN: bool, const N: usize>(mut packet: Packet<'_, '_>) {
+    // SAFETY: as in `end`.
     unsafe {
-        let mut states = [[_mm512_setzero_si512(); CHUNKS]];
+        let mut states = packet.counters::<N>(0);
+        rounds::<ROUNDS, 1, N>(&mut states, [packet.key], &mut ());
+        let mut hashed = packet.cover::<OPEN, N>(states[0], 0, true);
+        hashed[0] = _mm512_or_si512(hashed[0], _mm512_zextsi128_si512(aad(packet.job)));
+        packet.end::<OPEN, N>(hashed, 0, _mm512_castsi512_si128(states[0][0]));
+    }
+}
+
+/// A packet of so many chunks, more than a group.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+unsafe fn grouped<const ROUNDS: usize, const OPEN: bool>(mut packet: Packet<'_, '_>, chunks: usize) {
+    // SAFETY: as many powers are read as there are for a group; octets outside of the text are not touched.
+    unsafe {
+        let (mut hashed, mask) = packet.group::<ROUNDS, OPEN, GROUP, 0>(([], 0, _mm_setzero_si128()));
+        let mut done = GROUP;
+        while chunks - done > GROUP {
+            (hashed, _) = packet.group::<ROUNDS, OPEN, GROUP, GROUP>((hashed, done, mask));
+            done += GROUP;
+        }
+        let before = (hashed, done, mask);
+        match chunks - done {
+            1 => last::<ROUNDS, OPEN, 1, GROUP>(packet, before),
+            2 => last::<ROUNDS, OPEN, 2, GROUP>(packet, before),
+            3 => last::<ROUNDS, OPEN, 3, GROUP>(packet, before),
+            4 => last::<ROUNDS, OPEN, 4, GROUP>(packet, before),
+            5 => last::<ROUNDS, OPEN, 5, GROUP>(packet, before),
+            6 => last::<ROUNDS, OPEN, 6, GROUP>(packet, before),
+            7 => last::<ROUNDS, OPEN, 7, GROUP>(packet, before),
+            _ => last::<ROUNDS, OPEN, 8, GROUP>(packet, before),
+        }
+    }
+}
+
+/// What is encrypted of a packet and not hashed, `H` chunks; how many chunks are encrypted in all; what the tag is covered
+/// with.
+type Before<const H: usize> = ([__m512i; H], usize, __m128i);
+
+/// A packet of two groups, of `A` and `B` chunks.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+unsafe fn two<const ROUNDS: usize, const OPEN: bool, const A: usize, const B: usize>(
+    mut packet: Packet<'_, '_>,
+) {
+    // SAFETY: as in `grouped`.
+    unsafe {
+        let (hashed, mask) = packet.group::<ROUNDS, OPEN, A, 0>(([], 0, _mm_setzero_si128()));
+        last::<ROUNDS, OPEN, B, A>(packet, (hashed, A, mask));
+    }
+}
+
+/// The last `N` chunks of a packet, and the hash of the `H` chunks before them.
+#[inline(always)]
+unsafe fn last<const ROUNDS: usize, const OPEN: bool, const N: usize, const H: usize>(
+    mut packet: Packet<'_, '_>,
+    (before, done, mask): Before<H>,
+) {
+    // SAFETY: as in `grouped` and `end`.
+    unsafe {
+        let mut states = packet.counters::<N>(done);
+        let powers = powers(packet.key, 4 * H);
+        let mut products = Products::new(before, powers);
+        rounds::<ROUNDS, 1, N>(&mut states, [packet.key], &mut products);
+        let mut hashed = packet.cover::<OPEN, N>(states[0], done, true);
+        hashed[0] = _mm512_xor_si512(hashed[0], _mm512_zextsi128_si512(hash(products.sum)));
+        packet.end::<OPEN, N>(hashed, done, mask);
+    }
+}
+
+/// The hash that a sum of products leaves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+fn hash(sum: Sum) -> __m128i {
+    sum_of_lanes(reversed(reduce(sum)))
+}
+
+impl Packet<'_, '_> {
+    /// What `N` chunks from chunk `from` on are encrypted with.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes,vpclmulqdq,bmi2")]
+    unsafe fn counters<const N: usize>(&self, from: usize) -> [[__m512i; N]; 1] {
+        let mut states = [[_mm512_setzero_si512(); N]];
         for (at, state) in states[0].iter_mut().enumerate() {
-            *state = counters_of(work.nonce, work.chunks + at);
+            // SAFETY: the packet has these chunks.
+            *state = unsafe { counters_of(self.nonce, from + at) };
         }
-        encrypt::<ROUNDS, 1, CHUNKS>(&mut states, [work.job.key]);
-        // Additional data stand in front of the text, where the counter of the tag is.
-        let start = work.job.text.as_mut_ptr().wrapping_sub(16).wrapping_add(64 * work.chunks);
-        let left = work.len + 16 - 64 * work.chunks;
-        let mut in_front = 0;
-        if work.chunks == 0 {
-            work.mask = _mm512_castsi512_si128(states[0][0]);
-            in_front = 0xffff;
+        states
+    }
+
+    /// Encrypts a group of `N` chunks that is not the last one, and hashes the `H` chunks before it; without such it is the first
+    /// one. Returns what is to be hashed of it, and what the tag is covered with.
+    #[inline(always)]
+    unsafe fn group<const ROUNDS: usize, const OPEN: bool, const N: usize, const H: usize>(
+        &mut self,
+        (before, done, mask): Before<H>,
+    ) -> ([__m512i; N], __m128i) {
+        // SAFETY: as many powers are read as there are for a group; octets outside of the text are not touched.
+        unsafe {
+            let mut states = self.counters::<N>(done);
+            let mut products = Products::new(before, powers(self.key, 4 * H));
+            rounds::<ROUNDS, 1, N>(&mut states, [self.key], &mut products);
+            let mut hashed = self.cover::<OPEN, N>(states[0], done, false);
+            let (enters, mask) = match H {
+                0 => (aad(self.job), _mm512_castsi512_si128(states[0][0])),
+                _ => (hash(products.sum), mask),
+            };
+            hashed[0] = _mm512_xor_si512(hashed[0], _mm512_zextsi128_si512(enters));
+            (hashed, mask)
         }
-        let mut hashed = [_mm512_setzero_si512(); CHUNKS];
-        for (at, hashed) in hashed.iter_mut().enumerate() {
-            let place = start.wrapping_add(64 * at);
-            if at == 0 || at + 2 >= CHUNKS {
-                let mut mask = _bzhi_u64(u64::MAX, left.saturating_sub(64 * at).min(64) as u32);
-                if at == 0 {
-                    mask &= !in_front;
+    }
+
+    /// Covers or uncovers `N` chunks from chunk `from` on; returns what is to be hashed of them. Text may begin in the first
+    /// chunk of a packet. It may end in the last one of a group, and where that is the `last` one of the packet, in the one
+    /// before it.
+    #[inline(always)]
+    unsafe fn cover<const OPEN: bool, const N: usize>(
+        &mut self,
+        states: [__m512i; N],
+        from: usize,
+        last: bool,
+    ) -> [__m512i; N] {
+        // SAFETY: octets outside of the text are not touched.
+        unsafe {
+            // Additional data stand in front of the text, where the counter of the tag is.
+            let start = self.job.text.as_mut_ptr().wrapping_sub(16).wrapping_add(64 * from);
+            let left = (self.len + 16).saturating_sub(64 * from);
+            let in_front = if from == 0 { 0xffff } else { 0 };
+            let mut hashed = [_mm512_setzero_si512(); N];
+            for (at, hashed) in hashed.iter_mut().enumerate() {
+                let place = start.wrapping_add(64 * at);
+                if at == 0 || at + 1 == N || last && at + 2 == N {
+                    let octets = left.saturating_sub(64 * at).min(64);
+                    let mut mask = _bzhi_u64(u64::MAX, octets as u32);
+                    if at == 0 {
+                        mask &= !in_front;
+                    }
+                    let before = _mm512_maskz_loadu_epi8(mask, place.cast());
+                    let after = _mm512_xor_si512(before, states[at]);
+                    _mm512_mask_storeu_epi8(place.cast(), mask, after);
+                    *hashed = if OPEN { before } else { _mm512_maskz_mov_epi8(mask, after) };
+                } else {
+                    let before = _mm512_loadu_si512(place.cast());
+                    let after = _mm512_xor_si512(before, states[at]);
+                    _mm512_storeu_si512(place.cast(), after);
+                    *hashed = if OPEN { before } else { after };
                 }
-                let before = _mm512_maskz_loadu_epi8(mask, place.cast());
-                let after = _mm512_xor_si512(before, states[0][at]);
-                _mm512_mask_storeu_epi8(place.cast(), mask, after);
-                *hashed = if OPEN { before } else { _mm512_maskz_mov_epi8(mask, after) };
-            } else {
-                let before = _mm512_loadu_si512(place.cast());
-                let after = _mm512_xor_si512(before, states[0][at]);
-                _mm512_storeu_si512(place.cast(), after);
-                *hashed = if OPEN { before } else { after };
+            }
+            hashed
+        }
+    }
+
+    /// Hashes the last `N` chunks, from chunk `from` on, and writes the tag, covered with `mask`, or compares it with what
+    /// stands there.
+    #[inline(always)]
+    unsafe fn end<const OPEN: bool, const N: usize>(
+        self,
+        mut hashed: [__m512i; N],
+        from: usize,
+        mask: __m128i,
+    ) {
+        // SAFETY: powers are read up to 48 octets behind their end, where salt and round keys stand, and multiplied by zeros;
+        // behind the text stand `TAG_LEN` octets of tag.
+        unsafe {
+            let blocks = self.len.div_ceil(16) + 2 - 4 * from;
+            let lengths = lengths(self.job, self.len, 3 << (2 * ((blocks - 1) % 4)));
+            hashed[N - 1] = _mm512_xor_si512(hashed[N - 1], lengths);
+            let tag = _mm_xor_si128(hash(Products::new(hashed, powers(self.key, blocks)).all()), mask);
+            let place: *mut __m128i = self.job.text.as_mut_ptr().add(self.len).cast();
+            if !OPEN {
+                _mm_storeu_si128(place, tag);
+                self.job.done = true;
+                return;
+            }
+            let differs = _mm_xor_si128(_mm_loadu_si128(place), tag);
+            self.job.done = _mm_test_all_zeros(differs, differs) == 1;
+            if !self.job.done {
+                self.job.text[..self.len].fill(0);
             }
         }
-        hash(work, hashed);
-    }
-}
-
-/// Hashes the next chunks.
-#[inline(always)]
-unsafe fn hash<const CHUNKS: usize>(work: &mut Work<'_, '_>, mut hashed: [__m512i; CHUNKS]) {
-    // SAFETY: powers are read up to 48 octets behind their end, where salt and round keys stand, and multiplied by zeros.
-    unsafe {
-        if work.blocks <= 4 * CHUNKS {
-            let lane = (work.blocks - 1) % 4;
-            let lengths = lengths(work.job, work.len, 3 << (2 * lane));
-            hashed[CHUNKS - 1] = _mm512_xor_si512(hashed[CHUNKS - 1], lengths);
-        }
-        hashed[0] = _mm512_xor_si512(hashed[0], _mm512_zextsi128_si512(work.hash));
-        let powers = powers(work.job.key, work.blocks.min(4 * CHUNKS));
-        let product = |at: usize| {
-            let power = _mm512_loadu_si512(powers.wrapping_add(64 * at).cast());
-            multiply(reversed(hashed[at]), power)
-        };
-        let mut sum = product(CHUNKS - 1);
-        // The first one comes last: it waits for the hash of what was before.
-        for at in (0..CHUNKS - 1).rev() {
-            sum = add(sum, product(at));
-        }
-        work.hash = sum_of_lanes(reversed(reduce(sum)));
-        work.chunks += CHUNKS;
-        work.blocks = work.blocks.wrapping_sub(4 * CHUNKS);
     }
 }
