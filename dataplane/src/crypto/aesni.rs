@@ -61,14 +61,16 @@ impl Engine for Aesni {
 
 /// Asks for the lines of `key` that a text needs for which `powers` powers are read: those, of which there are four in a
 /// line, salt, and round keys. Into the second level of the cache: what a burst needs of its keys would fill the first one.
-#[inline]
+#[inline(always)]
 pub(super) fn prefetch(key: &KeyBlock, powers: usize) {
+    const LINES: usize = size_of::<KeyBlock>() / 64;
     let start: *const i8 = std::ptr::from_ref(key).cast();
-    let first = (POWERS - powers.min(POWERS)) / 4;
-    for line in first..size_of::<KeyBlock>() / 64 {
-        // SAFETY: every x86-64 CPU has the instruction, which touches nothing; the addresses lie in the block.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line)) };
-    }
+    // SAFETY: every x86-64 CPU has the instruction, which touches nothing; the addresses lie in the block.
+    let ask = |line: usize| unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line)) };
+    // What the shortest packets need, without a loop: a worker asks for each of its packets where there are thousands of SAs.
+    const SHORT: usize = (POWERS - 8) / 4;
+    (SHORT..LINES).for_each(ask);
+    (POWERS.saturating_sub(powers) / 4..SHORT).for_each(ask);
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
