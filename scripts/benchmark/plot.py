@@ -1,6 +1,6 @@
 """A plot of folded rows as SVG, by hand: cycles per packet by size, and by number of SAs."""
 
-from report import pick, sizes_of
+from rows import pick, sizes_of
 
 COLOURS = ["#1b6ca8", "#c8553d", "#588b3a", "#8a4f9e", "#b8860b", "#444444"]
 WIDTH, HEIGHT = 560, 340

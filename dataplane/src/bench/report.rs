@@ -124,7 +124,7 @@ impl About<'_> {
     fn percentiles(&self, times: &Histogram) -> Value {
         json!({
             "p50": self.micros(times.at(0.5)), "p99": self.micros(times.at(0.99)),
-            "p999": self.micros(times.at(0.999)), "max": self.micros(times.max()),
+            "p999": self.micros(times.at(0.999)), "p9999": self.micros(times.at(0.9999)), "max": self.micros(times.max()),
         })
     }
 
