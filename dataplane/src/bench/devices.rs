@@ -126,6 +126,8 @@ pub struct Rates {
     pub received: u64,
     /// Frames that left.
     pub sent: u64,
+    /// Frames that entered and never left.
+    pub lost: u64,
     /// TSC cycles of loops that had frames; 0 where nobody counts them.
     pub busy: u64,
 }
@@ -136,6 +138,7 @@ impl Rates {
             seconds,
             received: self.received - before.received,
             sent: self.sent - before.sent,
+            lost: 0,
             busy: self.busy - before.busy,
         }
     }
@@ -281,12 +284,14 @@ impl<'a> Run<'a> {
             seconds: 0.0,
             received: enters.received,
             sent: leaves.of(penstock_tables::Verdict::Sent),
+            lost: 0,
             busy: enters.busy_cycles,
         }
     }
 
-    /// From beside the workers: lets them run in, then watches them for the options' duration.
-    pub fn watch(&self, crew: &Crew) -> Rates {
+    /// From beside the workers: lets them run in, then watches them for the options' duration. Returns what was counted before,
+    /// and what came then.
+    pub fn watch(&self, crew: &Crew) -> (Rates, Rates) {
         std::thread::sleep(Duration::from_millis(300));
         let duration = Duration::from_secs_f64(self.options.duration);
         let period = match self.options.stats_period {
@@ -305,7 +310,7 @@ impl<'a> Run<'a> {
             }
             (last, at) = (rates, now);
         }
-        last.since(first, (at - started).as_secs_f64())
+        (first, last.since(first, (at - started).as_secs_f64()))
     }
 }
 
@@ -315,11 +320,13 @@ impl<'a> Run<'a> {
 /// What the ports, the region or the threads say.
 pub fn measure(eal: &Eal, run: &Run<'_>) -> Result<Rates, Failure> {
     let beside = |crew: &Crew| {
-        let rates = run.watch(crew);
+        let watched = run.watch(crew);
         crew.stop();
-        Ok(rates)
+        Ok(watched)
     };
-    let (_, rates) =
+    let (_, (first, rates)) =
         lcores::run(eal, run.options.workers(), false, |index, crew| run.work(index, crew), beside)?;
-    Ok(rates)
+    // Where the workers stand still no burst is under way between two ports, or between sealing and opening.
+    let all = run.counted().since(first, 0.0);
+    Ok(Rates { lost: all.received.saturating_sub(all.sent), ..rates })
 }

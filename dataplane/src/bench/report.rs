@@ -175,7 +175,7 @@ impl About<'_> {
         let workers = self.options.workers() as f64;
         let mut line = self.line(workers * hz / pps, 0.0, pps);
         line.insert("packets".into(), json!(rates.received));
-        line.insert("lost".into(), json!(rates.received.saturating_sub(rates.sent)));
+        line.insert("lost".into(), json!(rates.lost));
         if rates.busy > 0 {
             line.insert("busy_cycles".into(), round(rates.busy as f64 / rates.received.max(1) as f64, 1));
         }
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn every_line_has_what_the_results_are_read_by() {
         let measured = [Measured { cycles: 150.0, generator: 50.0, packets: 10, ..Measured::default() }];
-        let rates = Rates { seconds: 2.0, received: 21_000_000, sent: 20_000_000, busy: 0 };
+        let rates = Rates { seconds: 2.0, received: 21_000_000, sent: 20_000_000, lost: 1_000_000, busy: 0 };
         let found = Found { no_drop: 1e6, at: vec![(0.5, Default::default())], ..Found::default() };
         let lines = about(Mode::Encap, |about| {
             [about.memory(&measured, Some(4), true), about.ports(&rates), about.tester(&found)]
