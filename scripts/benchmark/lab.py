@@ -4,11 +4,13 @@ Every measurement is a dict with the keys of benches/results/*.jsonl. A program 
 failure; nothing else is touched.
 """
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 EAL_HUGE = ["--in-memory"]
@@ -70,6 +72,15 @@ class Lab:
         _, eal = self.eal(cpus or self.worker, vdevs)
         command = self.priority + [binary or self.binary] + eal + ["--", "--json"] + options
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    @contextlib.contextmanager
+    def busy(self, cpu):
+        """Keeps a CPU busy with nothing."""
+        process = subprocess.Popen(self.priority + ["taskset", "-c", cpu, sys.executable, "-c", "while True: pass"])
+        try:
+            yield
+        finally:
+            stop(process)
 
     def lines(self, process, timeout=300):
         """Waits for a penstock-dataplane; its lines of JSON."""

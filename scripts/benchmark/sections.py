@@ -3,6 +3,7 @@
 What is compared takes turns in every round. A row of a round is folded with its likes into one with medians (`fold`).
 """
 
+import contextlib
 import statistics
 import time
 
@@ -11,7 +12,7 @@ from captures import Captures
 SIZES = ["64", "128", "256", "512", "1024", "1280", "1420", "1518", "imix"]
 SAS = [1, 10, 100, 1000, 10000]
 # What tells measurements apart; all else is measured.
-IDENTITY = ["section", "peer", "harness", "mode", "cipher", "engine", "inner_bytes", "sas", "tunnels", "workers", "processes", "updates_asked", "spread", "own_sas"]
+IDENTITY = ["section", "peer", "harness", "mode", "cipher", "engine", "inner_bytes", "sas", "tunnels", "workers", "processes", "updates_asked", "beside", "spread", "own_sas"]
 
 
 class Plan:
@@ -187,15 +188,16 @@ def no_drop(lab, plan):
 
 
 def stalls(lab, plan):
-    """The worst time between two polls of a worker, with and without 10,000 SAs that come and go. Many short rounds by turns: a
-    virtual machine stands still for milliseconds now and then, which would be the worst of any long one."""
+    """The worst time between two polls of a worker while 10,000 SAs come and go, and while another CPU does nothing, or nothing of
+    use. Many short rounds by turns: a virtual machine whose CPUs are all busy stands still for milliseconds now and then."""
     rows = []
     both = f"{lab.other},{lab.worker}"
     options = ["--forward-mode", "encap", "--sizes", "64", "--duration", "1"]
     for _ in range(plan.stall_rounds):
-        for updates in (0, 10000):
-            found = lab.penstock(options + ["--updates", str(updates)], cpus=both)
-            rows += tagged("stalls", found, updates_asked=updates)
+        for beside, updates in (("nothing", 0), ("a busy loop", 0), ("updates", 10000)):
+            with lab.busy(lab.other) if beside == "a busy loop" else contextlib.nullcontext():
+                found = lab.penstock(options + ["--updates", str(updates)], cpus=both)
+            rows += tagged("stalls", found, updates_asked=updates, beside=beside)
     return rows
 
 
@@ -224,6 +226,7 @@ def medians(rows):
         elif key == "max":
             folded[key] = max(values)
             folded["max_median"] = round(statistics.median(values), 3)
+            folded["max_least"] = min(values)
         elif isinstance(value, float) and None not in values:
             folded[key] = round(statistics.median(values), 3)
         else:
