@@ -69,8 +69,8 @@ pub(super) fn prefetch(key: &KeyBlock, powers: usize) {
     let ask = |line: usize| unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line)) };
     // What the shortest packets need, without a loop: a worker asks for each of its packets where there are thousands of SAs.
     const SHORT: usize = (POWERS - 8) / 4;
-    (SHORT..LINES).for_each(ask);
     (POWERS.saturating_sub(powers) / 4..SHORT).for_each(ask);
+    (SHORT..LINES).for_each(ask);
 }
 
 #[target_feature(enable = "aes,pclmulqdq,ssse3,sse4.1")]
