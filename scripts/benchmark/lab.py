@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 EAL_HUGE = ["--in-memory"]
@@ -76,7 +75,7 @@ class Lab:
     @contextlib.contextmanager
     def busy(self, cpu):
         """Keeps a CPU busy with nothing."""
-        process = subprocess.Popen(self.priority + ["taskset", "-c", cpu, sys.executable, "-c", "while True: pass"])
+        process = subprocess.Popen(self.priority + ["taskset", "-c", cpu, "sh", "-c", "while :; do :; done"])
         try:
             yield
         finally:

@@ -188,8 +188,8 @@ def no_drop(lab, plan):
 
 
 def stalls(lab, plan):
-    """The worst time between two polls of a worker while 10,000 SAs come and go, and while another CPU does nothing, or nothing of
-    use. Many short rounds by turns: a virtual machine whose CPUs are all busy stands still for milliseconds now and then."""
+    """The time between two polls of a worker while 10,000 SAs come and go, and while another CPU turns in a loop, or rests."""
+    # Many short rounds by turns: a virtual machine whose CPUs are all busy stands still for milliseconds now and then.
     rows = []
     both = f"{lab.other},{lab.worker}"
     options = ["--forward-mode", "encap", "--sizes", "64", "--duration", "1"]
