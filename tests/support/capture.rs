@@ -92,7 +92,7 @@ pub fn frames(path: &Path) -> Vec<Vec<u8>> {
     let mut reader = PcapReader::new(BufReader::new(file)).expect("a capture file");
     let mut frames = vec![];
     while let Some(packet) = reader.next_packet() {
-        frames.push(packet.expect("a whole packet").data.into_owned());
+        frames.push(packet.unwrap_or_else(|error| panic!("{}: {error}", path.display())).data.into_owned());
     }
     frames
 }

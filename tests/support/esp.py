@@ -38,7 +38,10 @@ def make(key, spi, mode, source, destination, out, inner_out, largest):
             # scapy 2.5 leaves lengths from before encryption.
             del sealed[UDP].len, sealed[IP].len, sealed[IP].chksum
             sealed[UDP].chksum = 0
-        writer.write(Ether(src=source, dst=destination) / sealed)
+        frame = Ether(src=source, dst=destination) / sealed
+        # A time of its own: scapy rounds that of the clock, once in a million times up to 1,000,000 microseconds of a second.
+        frame.time = number
+        writer.write(frame)
         inner.append(bytes(packet).hex())
     writer.close()
     json.dump(inner, open(inner_out, "w"))
