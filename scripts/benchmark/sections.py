@@ -12,7 +12,7 @@ from captures import Captures
 SIZES = ["64", "128", "256", "512", "1024", "1280", "1420", "1518", "imix"]
 SAS = [1, 10, 100, 1000, 10000]
 # What tells measurements apart; all else is measured.
-IDENTITY = ["section", "peer", "harness", "mode", "cipher", "engine", "inner_bytes", "sas", "tunnels", "workers", "processes", "updates_asked", "beside", "spread", "own_sas"]
+IDENTITY = ["section", "peer", "harness", "mode", "cipher", "engine", "inner_bytes", "sas", "tunnels", "workers", "processes", "beside", "spread", "own_sas"]
 
 
 class Plan:
@@ -197,7 +197,7 @@ def stalls(lab, plan):
         for beside, updates in (("nothing", 0), ("a busy loop", 0), ("updates", 10000)):
             with lab.busy(lab.other) if beside == "a busy loop" else contextlib.nullcontext():
                 found = lab.penstock(options + ["--updates", str(updates)], cpus=both)
-            rows += tagged("stalls", found, updates_asked=updates, beside=beside)
+            rows += tagged("stalls", found, beside=beside)
     return rows
 
 

@@ -15,10 +15,16 @@ use crate::crypto::{Job, TAG_LEN};
 /// Chunks of a group: as many chains as fill the AES units.
 const GROUP: usize = 8;
 
+/// Blocks to be hashed of a text of `len` octets: with additional data and lengths.
+#[inline]
+fn blocks_of(len: usize) -> usize {
+    len.div_ceil(16) + 2
+}
+
 /// Powers that a text of `len` octets needs.
 #[inline]
 pub(super) fn powers_of(len: usize) -> usize {
-    let blocks = len.div_ceil(16) + 2;
+    let blocks = blocks_of(len);
     match blocks.div_ceil(4) {
         0..=GROUP => blocks,
         chunks if chunks <= 2 * GROUP => 4 * chunks.div_ceil(2),
@@ -43,7 +49,7 @@ pub(super) unsafe fn single<const ROUNDS: usize, const OPEN: bool>(job: &mut Job
     unsafe {
         let len = job.text.len() - TAG_LEN;
         let packet = Packet { key: job.key, nonce: nonce(job), len, job };
-        match (len.div_ceil(16) + 2).div_ceil(4) {
+        match blocks_of(len).div_ceil(4) {
             1 => whole::<ROUNDS, OPEN, 1>(packet),
             2 => whole::<ROUNDS, OPEN, 2>(packet),
             3 => whole::<ROUNDS, OPEN, 3>(packet),
@@ -231,7 +237,7 @@ impl Packet<'_, '_> {
         // SAFETY: powers are read up to 48 octets behind their end, where salt and round keys stand, and multiplied by zeros;
         // behind the text stand `TAG_LEN` octets of tag.
         unsafe {
-            let blocks = self.len.div_ceil(16) + 2 - 4 * from;
+            let blocks = blocks_of(self.len) - 4 * from;
             let lengths = lengths(self.job, self.len, 3 << (2 * ((blocks - 1) % 4)));
             hashed[N - 1] = _mm512_xor_si512(hashed[N - 1], lengths);
             let tag = _mm_xor_si128(hash(Products::new(hashed, powers(self.key, blocks)).all()), mask);
