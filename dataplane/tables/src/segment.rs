@@ -106,7 +106,8 @@ pub enum RegionError {
     },
     /// No room.
     #[error(
-        "no room for {octets} octets in {path}: free memory there, lower `capacity`, or set `memory.directory`"
+        "no room for {octets} octets in {path}: free memory there (on hugetlbfs, HugePages_Free of /proc/meminfo says \
+         what is left), lower `capacity`, or set `memory.directory`"
     )]
     Full {
         /// The file.
