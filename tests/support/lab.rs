@@ -144,7 +144,11 @@ pub fn ping(namespace: &str, to: &str, count: u32) -> u32 {
         &count.to_string(),
         to,
     ]));
-    let said = command::text(&said.stdout);
+    answered(&command::text(&said.stdout))
+}
+
+/// How many answers `ping` counted, by what it said.
+pub fn answered(said: &str) -> u32 {
     let received = said.split(" received").next().and_then(|text| text.rsplit(' ').next());
     received.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("ping said: {said}"))
 }

@@ -59,6 +59,11 @@ impl Libreswan {
         self.guest.run(line)
     }
 
+    /// Pings site A's host from site B; says how many of `count` were answered.
+    pub fn ping(&self, count: u32) -> u32 {
+        self.guest.ping(count)
+    }
+
     /// The end of its log.
     pub fn log(&self) -> String {
         tail(&self.guest.shared().join("pluto.log"), 60)
