@@ -60,7 +60,7 @@ fn scapy_is_opened(esn: bool, udp: bool) {
     let (file, inner) =
         sealings[0].make_by_scapy(lab.folder(), &mac(Site::A, "wan"), &mac(Site::B, "wan"), largest);
     assert!(inner.iter().map(Vec::len).eq(20..=largest), "scapy made other sizes");
-    let capture = Capture::start(&host, "tlan", &lab.file("inside.pcap"), "src 10.1.0.2 and dst 10.2.0.2");
+    let capture = Capture::whole(&host, "tlan", &lab.file("inside.pcap"), "src 10.1.0.2 and dst 10.2.0.2");
     let send = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/send.py");
     let mut sender = inside(&lab.wire(), "/usr/bin/python3");
     let sent = succeed(sender.arg(send).arg(&file).args(["wire", "2000"]));
@@ -83,8 +83,8 @@ fn tshark_and_scapy_open(esn: bool, udp: bool) {
     let lab = Lab::make();
     let sealings = sealings(esn, udp);
     let gateways = gateway::pair(&lab, |site| setup(site, &sealings));
-    let inside = Capture::start(&lab.host(Site::A), "tlan", &lab.file("inside.pcap"), "dst 10.2.0.2");
-    let wire = Capture::start(&lab.wire(), "wire", &lab.file("wire.pcap"), "host 192.0.2.1 and not arp");
+    let inside = Capture::whole(&lab.host(Site::A), "tlan", &lab.file("inside.pcap"), "dst 10.2.0.2");
+    let wire = Capture::whole(&lab.wire(), "wire", &lab.file("wire.pcap"), "host 192.0.2.1 and not arp");
     let sizes = 0..=1400;
     let count = sizes.clone().count();
     let sender = within(&lab.host(Site::A), move || {

@@ -28,10 +28,20 @@ pub struct Counts {
 }
 
 impl Capture {
-    /// Captures whole frames of `device` in `namespace` into `path`, once it returns; `filter` as tcpdump has it.
+    /// Captures the first 128 octets of the frames of `device` in `namespace` into `path`, once it returns; `filter` as tcpdump
+    /// has it. That is all that [`see`] looks at, and keeps up with TCP at full speed beside two polling workers.
     pub fn start(namespace: &str, device: &str, path: &Path, filter: &str) -> Capture {
+        Capture::octets("128", namespace, device, path, filter)
+    }
+
+    /// As [`Capture::start`], of whole frames.
+    pub fn whole(namespace: &str, device: &str, path: &Path, filter: &str) -> Capture {
+        Capture::octets("0", namespace, device, path, filter)
+    }
+
+    fn octets(of_each: &str, namespace: &str, device: &str, path: &Path, filter: &str) -> Capture {
         let mut child = inside(namespace, "tcpdump")
-            .args(["-i", device, "-n", "-s", "0", "-B", "65536", "-Z", "root", "-w"])
+            .args(["-i", device, "-n", "-s", of_each, "-B", "131072", "-Z", "root", "-w"])
             .arg(path)
             .args(filter.split_whitespace())
             .stderr(Stdio::piped())

@@ -72,7 +72,7 @@ impl LinuxPeer {
     /// Pings site A's host from the inner address; says how many of `count` were answered. BusyBox's own ping at times leaves
     /// an answer uncounted that the guest's kernel has delivered.
     pub fn ping(&self, count: u32) -> u32 {
-        answered(&self.run(&format!("/usr/bin/ping -n -c {count} -i 0.2 -W 2 -I 10.2.0.1 10.1.0.2")))
+        answered(&self.run(&format!("/usr/bin/ping -n -c {count} -i 0.2 -W 3 -I 10.2.0.1 10.1.0.2")))
     }
 }
 
