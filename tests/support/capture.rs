@@ -101,7 +101,8 @@ pub fn frames(path: &Path) -> Vec<Vec<u8>> {
     let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut reader = PcapReader::new(BufReader::new(file)).expect("a capture file");
     let mut frames = vec![];
-    while let Some(packet) = reader.next_packet() {
+    // As it stands: the crate takes a frame of which only the head was kept for an error.
+    while let Some(packet) = reader.next_raw_packet() {
         frames.push(packet.unwrap_or_else(|error| panic!("{}: {error}", path.display())).data.into_owned());
     }
     frames

@@ -52,10 +52,11 @@ pub fn signal(pid: u32, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
-/// Asks a child to end and waits; kills it where it does not within ten seconds. Says whether it ended by itself.
+/// Asks a child to end and waits; kills it where it does not within a minute: on a machine whose cores are all taken, the kernel
+/// has been seen to take ten seconds for the memory of a process alone. Says whether it ended by itself.
 pub fn end(child: &mut Child, with: Signal) -> bool {
     signal(child.id(), with);
-    let ended = until(Duration::from_secs(10), || child.try_wait().expect("it is our child").is_some());
+    let ended = until(Duration::from_secs(60), || child.try_wait().expect("it is our child").is_some());
     if !ended {
         signal(child.id(), Signal::KILL);
         child.wait().expect("it is our child");
