@@ -96,7 +96,7 @@ pub struct EspSeen {
     pub in_udp: bool,
 }
 
-/// The Ethernet frames of a capture file.
+/// The Ethernet frames of a capture file, as far as they were kept.
 pub fn frames(path: &Path) -> Vec<Vec<u8>> {
     let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut reader = PcapReader::new(BufReader::new(file)).expect("a capture file");
