@@ -8,9 +8,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use penstock_suite::capture::{Capture, Seen, esp_packets, frames, repeated_nonces, see};
-use penstock_suite::charon::Auth;
+use penstock_suite::charon::{Auth, SECRET};
 use penstock_suite::command::{self, until};
 use penstock_suite::counters::Counters;
+use penstock_suite::dump;
 use penstock_suite::flow::{self, Flow, Plan, Report};
 use penstock_suite::gateway::{self, Gateway, Setup};
 use penstock_suite::lab::{Lab, Site};
@@ -317,5 +318,63 @@ fn what_is_wrong_is_said_and_mended_while_it_runs() {
     assert!(unknown.contains("there is no tunnel nobody"), "{unknown}");
     for gateway in [a, b] {
         must_add_up(gateway);
+    }
+}
+
+/// The pre-shared key and, as the lab's file tells them, the keys of the IKE SA.
+fn secrets(file: &std::path::Path) -> Vec<(String, Vec<u8>)> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().last().expect("keys were saved");
+    let octets = |digits: &str| -> Vec<u8> {
+        let pairs = digits.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("digits"));
+        pairs.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal digits")).collect()
+    };
+    let keys = line.split(',').skip(2).take(2).map(octets);
+    let mut secrets: Vec<_> = ["SK_ei", "SK_er"].map(String::from).into_iter().zip(keys).collect();
+    assert!(secrets.iter().all(|(_, key)| key.len() >= 32), "{line}");
+    secrets.push(("the pre-shared key".into(), SECRET.into()));
+    secrets
+}
+
+#[test]
+#[ignore = "needs root and TAP devices: scripts/test runs it"]
+fn no_key_is_in_a_core_dump() {
+    let lab = Lab::make();
+    let (keys, folder) = (lab.file("keys.csv"), lab.folder());
+    let save = format!("ike: {{save_keys: {}}}\n", keys.display());
+    let [mut a, b] = gateway::pair(&lab, |site| Setup { more: save.clone(), ..setup(&lab, site, "") });
+    let secrets = secrets(&keys);
+    // The way to look for them finds one where it is.
+    let mut careless = dump::careless(SECRET);
+    let core = dump::gcore(careless.id(), folder).expect("anybody may dump it");
+    assert_eq!(dump::found(&core, &secrets), ["the pre-shared key"]);
+    for pid in [a.control(), a.dataplane().expect("it runs")] {
+        // A debugger of root gets the registers and no memory, or nothing at all.
+        let core = dump::gcore(pid, folder).unwrap_or_default();
+        assert_eq!(dump::found(&core, &secrets), [""; 0], "process {pid} tells {} octets", core.len());
+    }
+    let file = dump::Pattern::file(folder);
+    assert!(file.crash(&mut careless), "the pattern works");
+    let dataplane = a.dataplane().expect("it runs");
+    assert!(!file.crash(a.control_child()), "control was dumped to a file");
+    command::signal(dataplane, Signal::ABORT);
+    assert!(until(SOON, || a.dataplane().is_none()), "it was told to crash");
+    assert!(!file.has_core(dataplane), "the data plane was dumped to a file");
+    drop(file);
+    a.restart_control();
+    let pipe = dump::Pattern::pipe(folder);
+    assert!(pipe.crash(&mut dump::careless(SECRET)), "the pattern works");
+    let dataplane = a.dataplane().expect("it runs");
+    assert!(!pipe.crash(a.control_child()), "control was dumped to a program");
+    command::signal(dataplane, Signal::ABORT);
+    assert!(until(SOON, || a.dataplane().is_none()), "it was told to crash");
+    assert!(!pipe.has_core(dataplane), "the data plane was dumped to a program");
+    drop(pipe);
+    // It comes back and carries.
+    a.restart_control();
+    lab.plug(Site::A);
+    assert!(until(SOON, || is_up(&a)), "{}\n{}", why(&a), log(&a));
+    for gateway in [a, b] {
+        gateway.stop();
     }
 }

@@ -16,6 +16,10 @@ use serde_json::json;
 type Done = Result<ExitCode, Box<dyn Error>>;
 
 fn main() -> ExitCode {
+    // Before anything is read: `check` holds secrets too.
+    if let Err(error) = penstock_tables::dump::leave_out() {
+        eprintln!("penstock: core dumps cannot be switched off: {error}");
+    }
     let cli = Cli::parse();
     match dispatch(&cli) {
         Ok(code) => code,

@@ -62,7 +62,9 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    no_core_dump();
+    if let Err(error) = penstock_tables::dump::leave_out() {
+        eprintln!("penstock-dataplane: core dumps cannot be switched off: {error}");
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stop.clone())?;
@@ -96,14 +98,6 @@ fn run(options: &Options) -> Result<(), Failure> {
     }
     twin_thread.join().map_err(|_| "the twins' thread died of a defect; please report it")?;
     if died { Err("a worker ended before it was told to".into()) } else { Ok(()) }
-}
-
-/// Key material in registers and on stacks stays out of core files too.
-fn no_core_dump() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
-        eprintln!("penstock-dataplane: core dumps cannot be switched off: {error}");
-    }
 }
 
 /// Control may start later than we do.

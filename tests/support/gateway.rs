@@ -248,6 +248,11 @@ impl Gateway {
         self.control.id()
     }
 
+    /// Control, as the child that it is.
+    pub fn control_child(&mut self) -> &mut Child {
+        &mut self.control
+    }
+
     /// Kills control as a crash would. The data plane is not told.
     pub fn kill_control(&mut self) {
         self.control.kill().expect("it is our child");

@@ -8,6 +8,7 @@ pub mod charon;
 pub mod command;
 pub mod counters;
 pub mod decrypt;
+pub mod dump;
 pub mod engines;
 pub mod esp;
 pub mod flow;

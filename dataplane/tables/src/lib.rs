@@ -13,9 +13,12 @@
 //! | `writers` | how one worker changes `state`, and how several do |
 //! | `tables`, `writer` | the segment `tables` as the data plane and as control see it |
 //! | `state` | the segment `state` as both see it |
+//! | `dump` | keeps both processes out of core dumps |
 
 #[cfg(not(loom))]
 pub mod adjacency;
+#[cfg(not(loom))]
+pub mod dump;
 #[cfg(not(loom))]
 pub mod events;
 #[cfg(not(loom))]
