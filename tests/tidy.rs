@@ -14,6 +14,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/tables/src/segment.rs",
     "dataplane/tables/src/layout.rs",
     "dataplane/tables/tests/loom.rs",
+    "dataplane/testpmd/src/huge.rs",
     "tests/crypto_bursts.rs",
     "tests/path_loop.rs",
     "benches/crypto.rs",

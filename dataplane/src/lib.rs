@@ -1,6 +1,5 @@
 //! Penstock's data plane: a burst enters by a port, goes through `path::run`, and leaves by a port.
 
-pub mod bench;
 pub mod crypto;
 pub mod dpdk;
 pub mod options;

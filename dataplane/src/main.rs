@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use penstock_dataplane::crypto;
 use penstock_dataplane::dpdk::clock::{tsc, tsc_hz};
 use penstock_dataplane::dpdk::{
     Device, DeviceConfig, Eal, EalConfig, Error as DpdkError, LogLevel, Mbuf, Memory, Pool, PoolConfig,
@@ -23,7 +24,6 @@ use penstock_dataplane::port::dpdk::DpdkPort;
 use penstock_dataplane::steering::Offer;
 use penstock_dataplane::twin::TwinThread;
 use penstock_dataplane::worker::{self, Idle};
-use penstock_dataplane::{bench, crypto};
 use penstock_tables::segment::RegionError;
 use penstock_tables::state::PortReport;
 use penstock_tables::worker::Tally;
@@ -43,16 +43,8 @@ const ANSWERS_PER_SECOND: u32 = 1000;
 const BUFFER: u32 = 2432;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    if bench::is_bench(&arguments) {
-        return ended(bench::run(arguments));
-    }
     let options = Options::parse();
-    ended(options.check().map_err(Failure::from).and_then(|()| run(&options)))
-}
-
-fn ended(result: Result<(), Failure>) -> ExitCode {
-    match result {
+    match options.check().map_err(Failure::from).and_then(|()| run(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("penstock-dataplane: {error}");

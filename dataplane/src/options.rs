@@ -158,6 +158,8 @@ mod tests {
         assert_eq!(stray.check().unwrap_err(), "there is no --port dmz");
         let twice = parse(&["--port", "lan=net_null0", "--core", "0"]).unwrap();
         assert!(twice.check().unwrap_err().contains("twice"));
+        let tester = parse(&["--port", "lan=net_null0", "--", "--forward-mode", "io"]);
+        assert!(tester.is_err(), "no argument makes a tester of the process that holds keys");
         let absent = parse(&["--port", "lan=net_null0", "--core", "4095"]).unwrap();
         assert!(absent.check().unwrap_err().contains("no CPU 4095"));
     }

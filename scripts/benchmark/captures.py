@@ -1,4 +1,4 @@
-"""Captures that net_pcap feeds to all gateways alike: plaintext written here, ESP sealed by penstock-dataplane.
+"""Captures that net_pcap feeds to all gateways alike: plaintext written here, ESP sealed by penstock-testpmd.
 
 The same captures go into every peer, so that Penstock and ipsec-secgw do the same work: 512 packets, one tunnel, AES-128-GCM.
 """
@@ -12,7 +12,7 @@ PACKETS = 512
 IMIX = [64, 570, 64, 64, 570, 64, 1420, 64, 570, 64, 64, 570]
 PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
 
-# As penstock-dataplane makes them for its first tunnel (`--help` tells MACs and addresses).
+# As penstock-testpmd makes them for its first tunnel (`--help` tells MACs and addresses).
 SPI = 0x1000
 KEY = ":".join(f"{octet:02x}" for octet in list(range(16)) + [1, 2, 3, 4])
 OUTER = "192.0.2.1"

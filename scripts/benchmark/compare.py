@@ -1,4 +1,4 @@
-"""Two builds of penstock-dataplane, A and B, by turns on one machine: is B slower? For use before a change lands.
+"""Two builds of penstock-testpmd, A and B, by turns on one machine: is B slower? For use before a change lands.
 
 Each round runs A and B one after the other, and in the next round B first. Of every round the ratio of B's cycles to A's counts;
 their median is the verdict, and a bootstrap over the rounds says how far it can be trusted. What is less than the noise, or less

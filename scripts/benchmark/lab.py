@@ -1,4 +1,4 @@
-"""Programs of a benchmark: penstock-dataplane, dpdk-testpmd and ipsec-secgw are started, measured and stopped here.
+"""Programs of a benchmark: penstock-testpmd, dpdk-testpmd and ipsec-secgw are started, measured and stopped here.
 
 Every measurement is a dict with the keys of benches/results/*.jsonl. A program is stopped by its own process id, also after a
 failure; nothing else is touched.
@@ -49,7 +49,7 @@ class Lab:
         return prefix, arguments
 
     def knows(self, option):
-        """Whether penstock-dataplane has an option."""
+        """Whether penstock-testpmd has an option."""
         told = subprocess.run([self.binary, "--", "--help"], capture_output=True, text=True, timeout=30, check=False)
         return option in told.stdout
 
@@ -62,12 +62,12 @@ class Lab:
             return []
 
     def penstock(self, options, cpus=None, vdevs=(), binary=None, timeout=300):
-        """Runs penstock-dataplane to its end; its lines of JSON."""
+        """Runs penstock-testpmd to its end; its lines of JSON."""
         process = self.start_penstock(options, cpus, vdevs, binary)
         return self.lines(process, timeout)
 
     def start_penstock(self, options, cpus=None, vdevs=(), binary=None):
-        """Starts penstock-dataplane; `lines` waits for it."""
+        """Starts penstock-testpmd; `lines` waits for it."""
         _, eal = self.eal(cpus or self.worker, vdevs)
         command = self.priority + [binary or self.binary] + eal + ["--", "--json"] + options
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -82,7 +82,7 @@ class Lab:
             stop(process)
 
     def lines(self, process, timeout=300):
-        """Waits for a penstock-dataplane; its lines of JSON."""
+        """Waits for a penstock-testpmd; its lines of JSON."""
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

@@ -8,7 +8,6 @@ pub mod clock;
 mod device;
 mod eal;
 mod error;
-pub mod huge;
 mod mbuf;
 mod name;
 mod pool;

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use super::generator::Generator;
 use super::sites::Site;
 use super::spread::Round;
-use crate::dpdk::Mbuf;
-use crate::port::dpdk::DpdkPort;
-use crate::port::{BURST, Burst, Port};
+use penstock_dataplane::dpdk::Mbuf;
+use penstock_dataplane::port::dpdk::DpdkPort;
+use penstock_dataplane::port::{BURST, Burst, Port};
 
 /// See the module.
 pub enum BenchPort<'a> {

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use crate::dpdk::huge::Block;
-use crate::dpdk::{Mbuf, Pool};
-use crate::port::{Burst, Frame};
-use crate::wire::{ethernet, ipv4};
+use crate::huge::Block;
+use penstock_dataplane::dpdk::{Mbuf, Pool};
+use penstock_dataplane::port::{Burst, Frame};
+use penstock_dataplane::wire::{ethernet, ipv4};
 
 /// Octets in front of the payload: Ethernet, IPv4, UDP.
 pub const HEADERS: usize = ethernet::HEADER + ipv4::HEADER + 8;

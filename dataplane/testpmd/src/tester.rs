@@ -10,11 +10,11 @@ use super::generator::{Generator, HEADERS};
 use super::histogram::Histogram;
 use super::options::{Mode, Size};
 use super::sites::MACS;
-use crate::dpdk::clock::tsc;
-use crate::dpdk::{Mbuf, Pool};
-use crate::port::dpdk::DpdkPort;
-use crate::port::{Burst, Frame, Port};
-use crate::wire::{esp, ethernet, ipv4, read_u32};
+use penstock_dataplane::dpdk::clock::tsc;
+use penstock_dataplane::dpdk::{Mbuf, Pool};
+use penstock_dataplane::port::dpdk::DpdkPort;
+use penstock_dataplane::port::{Burst, Frame, Port};
+use penstock_dataplane::wire::{esp, ethernet, ipv4};
 
 /// Packets that may be under way.
 const STAMPS: usize = 1 << 16;
@@ -233,7 +233,7 @@ impl Tester {
         }
         let udp = if self.udp { esp::UDP_HEADER } else { 0 };
         let header = octets.get(ethernet::HEADER + ipv4::HEADER + udp..)?;
-        let number = (header.len() >= 8).then(|| read_u32(header, 4))?;
+        let number = header.get(4..)?.first_chunk().map(|octets| u32::from_be_bytes(*octets))?;
         Some(self.stamps[number as usize % STAMPS])
     }
 }

@@ -12,12 +12,12 @@ use super::options::{BenchOptions, Mode};
 use super::ports::BenchPort;
 use super::sites::{MACS, Site, Sites};
 use super::{Failure, forward};
-use crate::crypto::Engine;
-use crate::dpdk::clock::tsc;
-use crate::dpdk::{Device, DeviceConfig, DeviceName, Eal, Pool, PoolConfig};
-use crate::port::Burst;
-use crate::port::dpdk::DpdkPort;
-use crate::worker::{self, Idle};
+use penstock_dataplane::crypto::Engine;
+use penstock_dataplane::dpdk::clock::tsc;
+use penstock_dataplane::dpdk::{Device, DeviceConfig, DeviceName, Eal, Pool, PoolConfig};
+use penstock_dataplane::port::Burst;
+use penstock_dataplane::port::dpdk::DpdkPort;
+use penstock_dataplane::worker::{self, Idle};
 
 /// Descriptors of a queue.
 const DESCRIPTORS: u16 = 1024;
@@ -86,7 +86,7 @@ impl Ports {
             std::thread::sleep(Duration::from_millis(20));
         }
         for device in self.devices.iter().filter(down) {
-            eprintln!("penstock-dataplane: the link of {} is down; going on", device.name());
+            eprintln!("penstock-testpmd: the link of {} is down; going on", device.name());
         }
     }
 

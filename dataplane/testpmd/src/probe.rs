@@ -4,9 +4,9 @@ use std::cell::Cell;
 
 use penstock_tables::KeyBlock;
 
-use crate::crypto::{Engine, Job};
-use crate::dpdk::clock::tsc;
-use crate::path::{Probe, Stage};
+use penstock_dataplane::crypto::{Engine, Job};
+use penstock_dataplane::dpdk::clock::tsc;
+use penstock_dataplane::path::{Probe, Stage};
 
 /// The words of reports, in the order of [`Sliced::slice`].
 pub const STAGES: [&str; 7] = ["rx", "classify", "decap", "route", "encap", "tx", "crypto"];

@@ -1,4 +1,4 @@
-//! Benchmark runs in testpmd's dialect: `penstock-dataplane EAL-OPTIONS -- OPTIONS`. No control process: the run makes its
+//! Benchmark runs in testpmd's dialect: `penstock-testpmd EAL-OPTIONS -- OPTIONS`. No control process: the run makes its
 //! own tables through the code that control uses, in regions of its own that it removes.
 //!
 //! Without a device, `memory` generates packets and counts cycles; with devices, `devices` moves what they give and counts rates,
@@ -8,6 +8,7 @@ mod devices;
 mod forward;
 mod generator;
 mod histogram;
+mod huge;
 mod lcores;
 mod memory;
 mod options;
@@ -23,12 +24,12 @@ use std::error::Error;
 
 use clap::Parser;
 
-use crate::crypto::{self, Engine};
-use crate::dpdk::clock::tsc_hz;
-use crate::dpdk::{DeviceName, Eal, LogLevel, Pool, PoolConfig};
 use devices::{Ports, Run};
 use memory::Bench;
 use options::{BenchOptions, Mode, Size};
+use penstock_dataplane::crypto::{self, Engine};
+use penstock_dataplane::dpdk::clock::tsc_hz;
+use penstock_dataplane::dpdk::{DeviceName, Eal, LogLevel, Pool, PoolConfig};
 use probe::Timed;
 pub use report::KEYS;
 use report::{About, Line, Machine};
@@ -39,25 +40,29 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 /// Mbufs of a worker in memory: more than it and its wire ever hold.
 const FRAMES: u32 = 4096;
+/// Without `--`, these are ours and not EAL's.
+const HELP: [&str; 4] = ["-h", "--help", "-V", "--version"];
 
-/// Whether the command line is testpmd's dialect: it has a `--`.
-pub fn is_bench(arguments: &[String]) -> bool {
-    arguments.iter().any(|argument| argument == "--")
-}
-
-/// Runs what the command line asks for and prints it.
+/// Runs the measurements that the command line (with the program's name) names, and prints their results.
 ///
 /// # Errors
 /// A sentence that says what is wrong with the options, DPDK or the region.
 pub fn run(arguments: Vec<String>) -> Result<(), Failure> {
-    let at = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
-    let program = arguments.first().cloned().unwrap_or_default();
-    let ours = std::iter::once(program).chain(arguments.iter().skip(at + 1).cloned());
-    let options = BenchOptions::try_parse_from(ours).unwrap_or_else(|error| error.exit());
-    let devices = options::devices(&arguments[..at])?;
+    let at = arguments.iter().position(|argument| argument == "--");
+    let (eal, ours) = match at {
+        Some(at) => (&arguments[..at], &arguments[at + 1..]),
+        None if arguments.iter().any(|argument| HELP.contains(&argument.as_str())) => {
+            (&[][..], &arguments[1..])
+        }
+        None => (&arguments[..], &[][..]),
+    };
+    let program = arguments.first().cloned();
+    let options = BenchOptions::try_parse_from(program.into_iter().chain(ours.iter().cloned()))
+        .unwrap_or_else(|error| error.exit());
+    let devices = options::devices(eal)?;
     options.check(devices.len())?;
     let engine = crypto::select(options.engine.as_deref())?;
-    let eal = Eal::start(arguments[..at].to_vec(), LogLevel::Error)?;
+    let eal = Eal::start(eal.to_vec(), LogLevel::Error)?;
     let hz = tsc_hz(&eal);
     let bench = Setting { machine: Machine::read(hz, &eal.version()), eal, options: &options, engine, hz };
     if options.spread {

@@ -1,7 +1,7 @@
 //! Frames from one port of a pair to the other, as testpmd's `io` and `mac` do: what IPsec is added to.
 
-use crate::dpdk::Mbuf;
-use crate::port::{Burst, Frame, Port};
+use penstock_dataplane::dpdk::Mbuf;
+use penstock_dataplane::port::{Burst, Frame, Port};
 
 /// What became of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

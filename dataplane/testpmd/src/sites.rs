@@ -19,13 +19,13 @@ use super::Failure;
 use super::generator::{FAR, FAR_PREFIX, NEAR};
 use super::options::BenchOptions;
 use super::ports::BenchPort;
-use crate::crypto::Engine;
-use crate::dpdk::Mbuf;
-use crate::path::answer::RateLimit;
-use crate::path::punt::Twins;
-use crate::path::spread::Spread;
-use crate::path::{Worker, WorkerPort};
-use crate::port::Burst;
+use penstock_dataplane::crypto::Engine;
+use penstock_dataplane::dpdk::Mbuf;
+use penstock_dataplane::path::answer::RateLimit;
+use penstock_dataplane::path::punt::Twins;
+use penstock_dataplane::path::spread::Spread;
+use penstock_dataplane::path::{Worker, WorkerPort};
+use penstock_dataplane::port::Burst;
 
 /// Index of the private port.
 pub const PRIVATE: u8 = 0;
@@ -304,10 +304,10 @@ fn template(udp: bool) -> [u8; 28] {
     let mut octets = [0; 28];
     octets[0] = 0x45;
     octets[8] = 64;
-    octets[9] = if udp { crate::wire::ipv4::UDP } else { crate::wire::ipv4::ESP };
+    octets[9] = if udp { penstock_dataplane::wire::ipv4::UDP } else { penstock_dataplane::wire::ipv4::ESP };
     octets[12..16].copy_from_slice(&OUTER.to_be_bytes());
     octets[16..20].copy_from_slice(&OUTER.to_be_bytes());
-    octets[20..22].copy_from_slice(&crate::wire::esp::NAT_PORT.to_be_bytes());
-    octets[22..24].copy_from_slice(&crate::wire::esp::NAT_PORT.to_be_bytes());
+    octets[20..22].copy_from_slice(&penstock_dataplane::wire::esp::NAT_PORT.to_be_bytes());
+    octets[22..24].copy_from_slice(&penstock_dataplane::wire::esp::NAT_PORT.to_be_bytes());
     octets
 }

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum};
 use penstock_tables::Cipher;
 
 use super::Failure;
-use crate::dpdk::DeviceName;
+use penstock_dataplane::dpdk::DeviceName;
 
 const EXAMPLES: &str = "\
 Ports are the devices that EAL's --vdev and -a name, in that order: port 0 is the private side, port 1 the public side. Without a \
@@ -16,16 +16,16 @@ subtracted. A worker runs on each of the last --nb-cores lcores of EAL's -l or -
 Packets of a feed of your own: to MAC 02:00:00:00:00:01, from 10.0.0.2 to 16.0.0.1 (of tunnel n: 16.0.0.1 + 256 n).
 
 Examples:
-  penstock-dataplane -l 1 --no-pci --in-memory -- --sizes 64,512,1420,imix --json
-  penstock-dataplane -l 1 --no-pci --no-huge -m 256 -- --forward-mode loop --sas 10000 --cipher aes256gcm16
-  penstock-dataplane -l 1 --no-pci --in-memory --vdev net_pcap0,rx_pcap=plain.pcap,infinite_rx=1 --vdev net_null0,no-rx=1 \\
+  penstock-testpmd -l 1 --no-pci --in-memory -- --sizes 64,512,1420,imix --json
+  penstock-testpmd -l 1 --no-pci --no-huge -m 256 -- --forward-mode loop --sas 10000 --cipher aes256gcm16
+  penstock-testpmd -l 1 --no-pci --in-memory --vdev net_pcap0,rx_pcap=plain.pcap,infinite_rx=1 --vdev net_null0,no-rx=1 \\
       -- --forward-mode encap --duration 5 --stats-period 1
-  penstock-dataplane -l 0,1 --no-pci --in-memory --vdev net_memif0,role=server,id=0 --vdev net_memif1,role=server,id=1 \\
+  penstock-testpmd -l 0,1 --no-pci --in-memory --vdev net_memif0,role=server,id=0 --vdev net_memif1,role=server,id=1 \\
       --vdev net_memif2,role=client,id=0 --vdev net_memif3,role=client,id=1 -- --forward-mode encap --rfc2544";
 
 /// Benchmark of Penstock's packet path in testpmd's dialect. Everything before `--` is DPDK's.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "penstock-dataplane EAL-OPTIONS --", version, after_help = EXAMPLES)]
+#[command(name = "penstock-testpmd EAL-OPTIONS --", version, after_help = EXAMPLES)]
 pub struct BenchOptions {
     /// What is timed; a list runs one after the other.
     #[arg(long, value_name = "MODE", value_enum, value_delimiter = ',', default_values_t = [Mode::Encap, Mode::Decap])]
@@ -214,7 +214,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// The devices that EAL's arguments name, in their order.
 ///
 /// # Errors
-/// [`crate::dpdk::Error::Name`] where one is no device's name.
+/// [`penstock_dataplane::dpdk::Error::Name`] where one is no device's name.
 pub fn devices(eal: &[String]) -> Result<Vec<DeviceName>, Failure> {
     let mut names = Vec::new();
     let mut arguments = eal.iter();

@@ -16,12 +16,12 @@ use super::options::{BenchOptions, Mode, Size};
 use super::ports::BenchPort;
 use super::sites::{MACS, Site, Sites};
 use super::{Failure, median};
-use crate::crypto::Engine;
-use crate::dpdk::clock::tsc;
-use crate::dpdk::huge::Block;
-use crate::dpdk::{Mbuf, Pool};
-use crate::path::spread::{Role, Spread};
-use crate::port::{Burst, Frame, Port};
+use crate::huge::Block;
+use penstock_dataplane::crypto::Engine;
+use penstock_dataplane::dpdk::clock::tsc;
+use penstock_dataplane::dpdk::{Mbuf, Pool};
+use penstock_dataplane::path::spread::{Role, Spread};
+use penstock_dataplane::port::{Burst, Frame, Port};
 
 /// Packets that are timed together; the median of such slices counts.
 const SLICE: u64 = 8192;

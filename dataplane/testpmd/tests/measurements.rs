@@ -1,11 +1,11 @@
-//! Short benchmark runs of `penstock-dataplane`: what comes out is counted, never timed.
+//! Short benchmark runs of `penstock-testpmd`: what comes out is counted, never timed.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use penstock_dataplane::bench::KEYS;
+use penstock_testpmd::KEYS;
 use serde_json::Value;
 
 /// Runs it on ordinary pages, with `eal` before and `options` after the `--`.
@@ -13,7 +13,7 @@ fn run(eal: &[&str], options: &[&str]) -> Output {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let prefix = format!("penstock-bench-test-{}-{number}", std::process::id());
-    Command::new(env!("CARGO_BIN_EXE_penstock-dataplane"))
+    Command::new(env!("CARGO_BIN_EXE_penstock-testpmd"))
         .args([
             "--no-pci",
             "--no-huge",

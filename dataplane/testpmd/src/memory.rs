@@ -16,11 +16,11 @@ use super::ports::BenchPort;
 use super::probe::{Sliced, Stopwatch};
 use super::sites::{MACS, PRIVATE, Parts};
 use super::{Failure, forward, median};
-use crate::crypto::Engine;
-use crate::dpdk::Pool;
-use crate::dpdk::clock::tsc;
-use crate::path::Worker;
-use crate::port::Burst;
+use penstock_dataplane::crypto::Engine;
+use penstock_dataplane::dpdk::Pool;
+use penstock_dataplane::dpdk::clock::tsc;
+use penstock_dataplane::path::Worker;
+use penstock_dataplane::port::Burst;
 
 /// Bursts that are timed together; the median of such slices counts, so that what interrupts some of them does not.
 const SLICE: u32 = 64;

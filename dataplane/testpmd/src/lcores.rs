@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Failure;
-use crate::dpdk::Eal;
+use penstock_dataplane::dpdk::Eal;
 
 /// What the threads of a run have in common.
 pub struct Crew {
