@@ -3,6 +3,7 @@
 mod answers;
 pub mod api;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod events;
 pub mod gateway;
@@ -11,6 +12,7 @@ pub mod netlink;
 pub mod publish;
 pub mod region;
 pub mod run;
+pub mod scrape;
 pub mod show;
 pub mod supervise;
 pub mod telemetry;

@@ -14,6 +14,7 @@ use crate::api::server::{Call, Server};
 use crate::config::{Checked, Listen};
 use crate::gateway::{Gateway, GatewayError};
 use crate::netlink::{Mirror, MirrorError};
+use crate::scrape;
 use crate::supervise::{SuperviseError, Supervisor};
 use crate::telemetry;
 use crate::twins::{RouteSpec, TwinError, TwinSpec, Twins};
@@ -80,7 +81,7 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
     let metrics = match gateway.config().metrics.listen {
         Listen::Off => None,
         Listen::At(address) => {
-            let server = telemetry::Server::bind(address).await;
+            let server = scrape::Server::bind(address).await;
             let server = server.map_err(|error| RunError::Metrics { address, error })?;
             Some(tokio::spawn(server.run(snapshots.clone())))
         }

@@ -1,9 +1,6 @@
-//! Prometheus metrics: a snapshot of counters enters, OpenMetrics text leaves over HTTP on a loopback address.
+//! Prometheus metrics: a snapshot of counters enters, OpenMetrics text leaves.
 
 use std::fmt::{self, Debug};
-use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use penstock_tables::worker::Tally;
 use penstock_tables::{Note, Verdict};
@@ -12,9 +9,6 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
 
 use crate::api::types::{CertificateEnd, PortStatus, Status, TunnelState, TunnelStatus};
 use crate::ike::IkeMetrics;
@@ -221,74 +215,4 @@ pub fn text(snapshot: Snapshot) -> String {
         // Writing to a string cannot fail; an empty answer would look like a gateway without counters.
         Err(error) => format!("# {error}\n# EOF\n"),
     }
-}
-
-/// Octets of the longest request.
-const MAX_REQUEST: usize = 8 << 10;
-/// How long one scrape may take.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The HTTP server.
-#[derive(Debug)]
-pub struct Server(TcpListener);
-
-impl Server {
-    /// Listens on `address`.
-    ///
-    /// # Errors
-    /// Where the address is taken.
-    pub async fn bind(address: SocketAddr) -> io::Result<Server> {
-        TcpListener::bind(address).await.map(Server)
-    }
-
-    /// Serves one scrape after the other until it is dropped.
-    pub async fn run(self, snapshots: mpsc::Sender<oneshot::Sender<Snapshot>>) {
-        loop {
-            match self.0.accept().await {
-                Ok((stream, _)) => {
-                    if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, serve(stream, &snapshots)).await {
-                        log::debug!("metrics: {error}");
-                    }
-                }
-                Err(error) => {
-                    log::warn!("metrics: cannot accept a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-}
-
-async fn serve(mut stream: TcpStream, snapshots: &mpsc::Sender<oneshot::Sender<Snapshot>>) -> io::Result<()> {
-    let mut request = Vec::new();
-    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
-        if request.len() > MAX_REQUEST || stream.read_buf(&mut request).await? == 0 {
-            return Ok(());
-        }
-    }
-    let target = request.split(|octet| *octet == b' ').nth(1).unwrap_or_default();
-    let (status, body) = match (request.starts_with(b"GET "), target) {
-        (false, _) => ("405 Method Not Allowed", "only GET\n".into()),
-        (true, b"/metrics") => {
-            let (reply, snapshot) = oneshot::channel();
-            let asked = snapshots.send(reply).await.is_ok();
-            match snapshot.await {
-                Ok(snapshot) if asked => ("200 OK", text(snapshot)),
-                _ => ("503 Service Unavailable", "the gateway is stopping\n".into()),
-            }
-        }
-        (true, _) => ("404 Not Found", "metrics are at /metrics\n".into()),
-    };
-    let kind = if status == "200 OK" {
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    } else {
-        "text/plain"
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
 }

@@ -1,16 +1,20 @@
-//! The local socket: connections enter, their requests go to the gateway one at a time, answers leave. Only the owner of the
-//! socket's file (mode 0600) may connect.
+//! The local socket: connections enter, their requests go to the gateway one at a time, answers leave. Only the owner
+//! of the socket's file (mode 0600) may connect.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::types::{Request, Response};
+use crate::clients::{Clients, Limits, Seat};
+
+/// A client's process; `None` where the kernel does not tell.
+type Process = Option<i32>;
 
 /// A request and where its answer goes.
 #[derive(Debug)]
@@ -22,11 +26,15 @@ pub struct Call {
 }
 
 /// Octets of the longest request.
-const MAX_LINE: u64 = 64 << 10;
-/// Connections that are served at a time; others wait.
-const CONNECTIONS: usize = 64;
-/// A client that says nothing for so long is hung up on.
-const SILENCE: Duration = Duration::from_secs(60);
+const MAX_LINE: usize = 64 << 10;
+/// What clients may take. All of them are one user's, so each process has its share.
+const LIMITS: Limits = Limits {
+    all: 64,
+    each: 16,
+    idle: Duration::from_secs(60),
+    request: Duration::from_secs(10),
+    answer: Duration::from_secs(30),
+};
 
 /// The socket of one gateway. Its file goes away with it.
 #[derive(Debug)]
@@ -59,17 +67,20 @@ impl Server {
 
     /// Serves until it is dropped.
     pub async fn run(self, calls: mpsc::Sender<Call>) {
-        let slots = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
+        let clients = Clients::new(LIMITS);
         loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+                    let Some(seat) = clients.seat(process) else {
+                        refuse(&stream);
+                        continue;
+                    };
                     let calls = calls.clone();
                     tokio::spawn(async move {
-                        if let Err(error) = serve(stream, calls).await {
+                        if let Err(error) = serve(stream, &seat, calls).await {
                             log::debug!("api: {error}");
                         }
-                        drop(slot);
                     });
                 }
                 Err(error) => {
@@ -88,27 +99,29 @@ impl Drop for Server {
     }
 }
 
-async fn serve(mut stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {
+/// Says so where every seat is being answered: without waiting, since it fits an empty buffer.
+fn refuse(stream: &UnixStream) {
+    let sentence = "too many requests are being answered: try again";
+    let answer = serde_json::to_string(&Response::Error(sentence.into())).unwrap_or_default() + "\n";
+    let _ = stream.try_write(answer.as_bytes());
+}
+
+async fn serve(mut stream: UnixStream, seat: &Seat<Process>, calls: mpsc::Sender<Call>) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read);
-    loop {
-        let mut line = Vec::new();
-        let mut limited = (&mut read).take(MAX_LINE);
-        let ended = tokio::time::timeout(SILENCE, limited.read_until(b'\n', &mut line)).await;
-        if !matches!(ended, Ok(Ok(1..))) {
-            return Ok(());
-        }
+    while let Some(line) = seat.request(&mut read, b"\n", MAX_LINE).await? {
         let response = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => ask(&calls, request).await,
             Err(error) => Response::Error(format!("not a request: {error}")),
         };
         let mut answer = serde_json::to_vec(&response)?;
         answer.push(b'\n');
-        write.write_all(&answer).await?;
+        seat.answer(write.write_all(&answer)).await?;
         if !line.ends_with(b"\n") {
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// Has the gateway answer one request.
