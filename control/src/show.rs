@@ -125,7 +125,10 @@ fn log_text(entries: &[LogEntry]) -> String {
     if entries.is_empty() {
         return "nothing has happened yet\n".into();
     }
-    entries.iter().map(|entry| format!("{} {}\n", moment(entry.unix_seconds), entry.text)).collect()
+    let times = |times| if times > 1 { format!(" ({times} times, unauthenticated)") } else { String::new() };
+    let line =
+        |entry: &LogEntry| format!("{} {}{}\n", moment(entry.unix_seconds), entry.text, times(entry.times));
+    entries.iter().map(line).collect()
 }
 
 fn ike_text(sas: &[IkeSaStatus]) -> String {

@@ -21,6 +21,8 @@ pub(crate) struct Memory {
     pub wanted: Vec<Arc<str>>,
     pub last_failure: Option<(Now, Failure)>,
     pub log: VecDeque<Event>,
+    /// The last event as it came.
+    pub recorded: Option<Event>,
     pub counts: BTreeMap<Reason, u64>,
 }
 
@@ -90,20 +92,28 @@ impl Connections {
 }
 
 impl Memory {
-    pub fn record(&mut self, event: &Event, settings: &Settings) {
+    /// `up`: strangers can say nothing of a peer that is there.
+    pub fn record(&mut self, event: &Event, up: bool, settings: &Settings) {
+        self.recorded = Some(event.clone());
         if let Some(f) = &event.failure {
             *self.counts.entry(f.reason).or_default() += 1;
-            if f.reason != Reason::Replaced {
+            if f.reason != Reason::Replaced && !up {
                 self.last_failure = Some((event.at, f.clone()));
             }
         }
         if event.kind == EventKind::ChildUp {
             self.last_failure = None;
         }
+        let mut event = event.clone();
+        if let Some(same) = self.log.iter().rposition(|old| old.is_same_noise(&event))
+            && let Some(old) = self.log.remove(same)
+        {
+            event.strangers += old.strangers;
+        }
         if self.log.len() >= settings.log_events {
             self.log.pop_front();
         }
-        self.log.push_back(event.clone());
+        self.log.push_back(event);
     }
 
     /// Back-off: doubles from the first wait to the longest. Returns the moment.

@@ -466,7 +466,9 @@ impl Endpoint {
         out: &mut Outputs,
     ) {
         let from = out.len();
-        out.push(Output::Event(Event { at, connection, child: None, kind, failure, text }));
+        // What fails outside of every SA was sent by anybody.
+        let strangers = u64::from(kind == EventKind::Failed);
+        out.push(Output::Event(Event { at, connection, child: None, kind, failure, text, strangers }));
         self.record(from, out);
     }
 
@@ -474,10 +476,12 @@ impl Endpoint {
     pub(crate) fn record(&mut self, from: usize, out: &Outputs) {
         for output in out.get(from..).unwrap_or_default() {
             let Output::Event(event) = output else { continue };
+            let up = event.strangers > 0
+                && event.connection.as_ref().is_some_and(|n| self.sas_of(n).any(|sa| sa.state == State::Up));
             match event.connection.as_ref().and_then(|n| self.memory.get_mut(n)) {
                 // A nested call has recorded it already.
-                Some(memory) if memory.log.back() != Some(event) => memory.record(event, &self.settings),
-                Some(_) => {}
+                Some(memory) if memory.recorded.as_ref() == Some(event) => {}
+                Some(memory) => memory.record(event, up, &self.settings),
                 None => {
                     if let Some(f) = &event.failure {
                         *self.stray.entry(f.reason).or_default() += 1;

@@ -192,6 +192,17 @@ pub struct Event {
     pub failure: Option<Failure>,
     /// Names and values.
     pub text: String,
+    /// How often it was caused by somebody who has not proved who he is, so by anybody; 0 for all else. The log sums
+    /// such events up.
+    pub strangers: u64,
+}
+
+impl Event {
+    /// Whether the log shows both as one line.
+    pub(crate) fn is_same_noise(&self, other: &Event) -> bool {
+        let reason = |event: &Event| event.failure.as_ref().map(|failure| failure.reason);
+        self.strangers > 0 && other.strangers > 0 && self.kind == other.kind && reason(self) == reason(other)
+    }
 }
 
 impl std::fmt::Display for Event {

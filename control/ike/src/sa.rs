@@ -218,7 +218,10 @@ impl IkeSa {
         text: impl Into<String>,
     ) {
         let connection = self.name().or_else(|| self.likely.clone());
-        let event = Event { at: ctx.now, connection, child: None, kind, failure, text: text.into() };
+        // Whoever began has not proved anything yet.
+        let strangers = u64::from(!self.initiator && self.peer_id.is_none());
+        let text = text.into();
+        let event = Event { at: ctx.now, connection, child: None, kind, failure, text, strangers };
         ctx.out.push(Output::Event(event));
     }
 
@@ -238,6 +241,7 @@ impl IkeSa {
             kind,
             failure,
             text,
+            strangers: 0,
         }));
     }
 

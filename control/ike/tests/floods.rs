@@ -135,3 +135,46 @@ fn deliver(w: &mut World, to: usize, bytes: Vec<u8>) {
     let d = Datagram { local: (local, 500).into(), remote: (remote, 500).into(), encapsulated: false, bytes };
     w.on(to, |e, now, p, out| e.handle(now, &d, p, out));
 }
+
+/// What anybody can send in the name of a peer: an unknown version, proposals that nobody takes.
+fn noise(first: &[u8], n: u32) -> [Datagram; 2] {
+    let mut version = forged(first, n);
+    version.bytes[17] = 0x30;
+    let mut proposal = forged(first, n);
+    // The transforms of the one proposal: all of types that are not known.
+    let (at, end) = (28 + 4 + 8, 28 + 36);
+    proposal.bytes[at..end].iter_mut().for_each(|octet| *octet |= 0x40);
+    let lies = |mut d: Datagram| {
+        d.remote = "192.0.2.1:500".parse().unwrap();
+        d
+    };
+    [version, proposal].map(lies)
+}
+
+#[test]
+fn noise_in_the_name_of_a_peer_is_one_line_and_says_nothing_of_it() {
+    let (mut w, first) = alive();
+    let before: Vec<String> = w.nodes[B].endpoint.log("site").iter().map(ToString::to_string).collect();
+    assert!(before.iter().any(|line| line.starts_with("ike-up")), "{before:?}");
+    for n in 0..500 {
+        for d in noise(&first, n) {
+            w.on(B, |e, now, p, out| e.handle(now, &d, p, out));
+        }
+        // Half-open SAs, which end after a while.
+        let mut half = forged(&first, n);
+        half.remote = "192.0.2.1:500".parse().unwrap();
+        w.on(B, |e, now, p, out| e.handle(now, &half, p, out));
+        w.run(std::time::Duration::from_millis(100));
+    }
+    w.run(settings().half_open_timeout + seconds(5));
+    let log = w.nodes[B].endpoint.log("site");
+    let after: Vec<String> = log.iter().map(ToString::to_string).collect();
+    assert!(before.iter().all(|line| after.contains(line)), "what happened is still there: {after:?}");
+    let noise: Vec<&Event> = log.iter().filter(|event| event.strangers > 0).collect();
+    assert!((1..=6).contains(&noise.len()), "{after:?}");
+    let version = noise.iter().find(|event| {
+        event.failure.as_ref().is_some_and(|failure| failure.reason == Reason::VersionMismatch)
+    });
+    assert_eq!(version.map(|event| event.strangers), Some(500), "{after:?}");
+    assert_eq!(w.nodes[B].endpoint.why("site").unwrap().code, "up", "{}", w.why(B).1);
+}

@@ -32,6 +32,8 @@ pub struct LogEntry {
     pub reason: Option<String>,
     /// For people.
     pub text: String,
+    /// How often it happened, the last time at that moment: what strangers send is one line for each reason.
+    pub times: u64,
 }
 
 /// One IKE SA.

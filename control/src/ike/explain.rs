@@ -170,6 +170,7 @@ impl Gateway {
             child: event.child.as_deref().map(ToString::to_string),
             reason: event.failure.as_ref().map(|failure| failure.reason.code().into()),
             text: event.to_string(),
+            times: event.strangers.max(1),
         };
         Response::Ok(Answer::Log(events.into_iter().filter(of_it).map(entry).collect()))
     }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use getrandom::SysRng;
 use getrandom::rand_core::UnwrapErr;
@@ -23,6 +23,8 @@ use super::connections::settings;
 use super::sockets::Sockets;
 use crate::config::Config;
 
+/// How often the process log tells of what strangers cause, for each tunnel and reason.
+const NOISE: Duration = Duration::from_secs(60);
 /// Events that are logged in a second; a flood of strangers is counted and not written down one by one.
 const LINES: u32 = 200;
 
@@ -81,6 +83,7 @@ pub(crate) struct Ike {
     save_keys: Option<PathBuf>,
     /// Second, lines in it, lines left out.
     logged: (u64, u32, u64),
+    noise: Noise,
 }
 
 impl std::fmt::Debug for Ike {
@@ -99,6 +102,32 @@ impl SpiSource for Spis<'_> {
 
     fn release(&mut self, spi: u32) {
         self.0.release_spi(spi);
+    }
+}
+
+/// What strangers caused: when each kind of it was told last, and how often it was not told since.
+#[derive(Default)]
+struct Noise(HashMap<(Option<Arc<str>>, EventKind, Option<Reason>), (Duration, u64)>);
+
+impl Noise {
+    /// What is to be said behind an event; `None` where nothing is to be said of it now.
+    fn sum_up(&mut self, event: &Event) -> Option<String> {
+        if event.strangers == 0 {
+            return Some(String::new());
+        }
+        let reason = event.failure.as_ref().map(|failure| failure.reason);
+        let (now, key) = (event.at.at.0, (event.connection.clone(), event.kind, reason));
+        let Some((told, more)) = self.0.get_mut(&key) else {
+            self.0.insert(key, (now, 0));
+            return Some(String::new());
+        };
+        if now.saturating_sub(*told) < NOISE {
+            *more += 1;
+            return None;
+        }
+        let said = if *more > 0 { format!(" ({more} more of this since)") } else { String::new() };
+        (*told, *more) = (now, 0);
+        Some(said)
     }
 }
 
@@ -126,6 +155,7 @@ impl Ike {
             received: Some(received),
             origin: Instant::now(),
             logged: (0, 0, 0),
+            noise: Noise::default(),
         }
     }
 
@@ -172,6 +202,7 @@ impl Ike {
             EventKind::ChildRekeyed => self.rekeys.1 += 1,
             _ => {}
         }
+        let Some(more) = self.noise.sum_up(event) else { return };
         let second = event.at.at.0.as_secs();
         if self.logged.0 != second {
             if self.logged.2 > 0 {
@@ -191,7 +222,7 @@ impl Ike {
             EventKind::IkeDown if !meant => log::Level::Warn,
             _ => log::Level::Info,
         };
-        log::log!(level, "IKE {name}: {event}");
+        log::log!(level, "IKE {name}: {event}{more}");
     }
 
     /// Appends the keys of an IKE SA for Wireshark, in a laboratory.
@@ -201,5 +232,34 @@ impl Ike {
         if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
             log::warn!("{}: {error}: keys are not saved", path.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_cause_is_told_once_a_minute() {
+        let mut noise = Noise::default();
+        let mut said = |strangers, second| {
+            let at = Now { at: penstock_ike::Instant(Duration::from_secs(second)), unix_seconds: second };
+            let failure = Some(Reason::VersionMismatch.into());
+            let (connection, kind) = (Some(Arc::from("a")), EventKind::Failed);
+            noise.sum_up(&Event {
+                at,
+                connection,
+                child: None,
+                kind,
+                failure,
+                text: String::new(),
+                strangers,
+            })
+        };
+        assert_eq!((said(0, 0), said(0, 0)), (Some(String::new()), Some(String::new())));
+        assert_eq!(said(1, 0).as_deref(), Some(""));
+        assert!((0..60).all(|second| said(1, second).is_none()));
+        assert_eq!(said(1, 60).as_deref(), Some(" (60 more of this since)"));
+        assert_eq!(said(1, 61), None);
     }
 }
