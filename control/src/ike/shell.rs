@@ -107,7 +107,10 @@ impl SpiSource for Spis<'_> {
 
 /// What strangers caused: when each kind of it was told last, and how often it was not told since.
 #[derive(Default)]
-struct Noise(HashMap<(Option<Arc<str>>, EventKind, Option<Reason>), (Duration, u64)>);
+struct Noise(HashMap<NoiseKind, (Duration, u64)>);
+
+/// Connection, what happened, why.
+type NoiseKind = (Option<Arc<str>>, EventKind, Option<Reason>);
 
 impl Noise {
     /// What is to be said behind an event; `None` where nothing is to be said of it now.

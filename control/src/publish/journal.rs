@@ -5,8 +5,9 @@
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::lab::ChainId;
 
@@ -41,6 +42,15 @@ pub enum JournalError {
         /// Line, from 1.
         line: usize,
     },
+    /// Somebody else put a file there, or writes it, while the gateway runs.
+    #[error(
+        "{path} is not what this gateway wrote any more: no number is granted until it is moved away (it is then written \
+         anew, whole); no other gateway may have this state_directory"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// The journal of one gateway.
@@ -50,7 +60,13 @@ pub struct Journal {
     file: File,
     records: HashMap<ChainId, Record>,
     lines: usize,
+    /// Octets of the file.
+    len: u64,
+    looked: Instant,
 }
+
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 const NAME: &str = "sequence.journal";
 
@@ -81,11 +97,8 @@ impl Journal {
             let record = parse(line).ok_or(JournalError::Damaged { path: path.clone(), line: index + 1 })?;
             records.insert(record.0, record.1);
         }
-        let mut journal = Journal { path, file, records, lines: TORN };
+        let mut journal = Journal { path, file, records, lines: TORN, len: 0, looked: Instant::now() };
         journal.rewrite()?;
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| journal.failed(error))?;
         Ok(journal)
     }
 
@@ -104,6 +117,7 @@ impl Journal {
         if changed.is_empty() {
             return Ok(());
         }
+        self.look()?;
         if self.lines == TORN {
             self.rewrite()?;
         }
@@ -114,15 +128,58 @@ impl Journal {
             return Err(self.failed(error));
         }
         self.lines += changed.len();
+        self.len += text.len() as u64;
         for (chain, record) in changed {
             self.records.insert(*chain, *record);
         }
         if self.lines > 2 * self.records.len() + 4096 { self.rewrite() } else { Ok(()) }
     }
 
+    /// Sees now and then to it that the file is there, so that its loss shows before a grant is due.
+    ///
+    /// # Errors
+    /// As [`Journal::put`].
+    pub fn watch(&mut self) -> Result<(), JournalError> {
+        if self.looked.elapsed() < LOOK {
+            return Ok(());
+        }
+        self.look()?;
+        self.looked = Instant::now();
+        Ok(())
+    }
+
+    /// Where the file was removed or cut short, what is known is written anew, whole: nobody knows more. Where another file
+    /// is in its place, or has become longer, somebody else may have granted numbers.
+    fn look(&mut self) -> Result<(), JournalError> {
+        let ours = self.file.metadata().map_err(|error| self.failed(error))?;
+        let found = match std::fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(self.failed(error)),
+            Ok(found) => Some(found),
+        };
+        match found {
+            Some(found) if (found.dev(), found.ino()) != (ours.dev(), ours.ino()) => {
+                return Err(JournalError::Foreign { path: self.path.clone() });
+            }
+            // Half a line of ours may be there.
+            Some(_) if self.lines == TORN => return Ok(()),
+            Some(found) if found.len() == self.len => return Ok(()),
+            Some(found) if found.len() > self.len => {
+                return Err(JournalError::Foreign { path: self.path.clone() });
+            }
+            _ => {}
+        }
+        self.lines = TORN;
+        self.rewrite()?;
+        log::warn!("{} was removed or cut short while the gateway ran: written anew", self.path.display());
+        Ok(())
+    }
+
     fn rewrite(&mut self) -> Result<(), JournalError> {
         let next = self.path.with_extension("next");
-        let written = || -> io::Result<File> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let written = || -> io::Result<(File, u64)> {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             let mut options = OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
             let lines = self.records.iter().map(|(chain, record)| line(*chain, *record));
@@ -130,9 +187,10 @@ impl Journal {
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&next, &self.path)?;
-            OpenOptions::new().append(true).open(&self.path)
+            File::open(directory)?.sync_all()?;
+            Ok((OpenOptions::new().append(true).open(&self.path)?, text.len() as u64))
         };
-        self.file = written().map_err(|error| self.failed(error))?;
+        (self.file, self.len) = written().map_err(|error| self.failed(error))?;
         self.lines = self.records.len();
         Ok(())
     }
@@ -191,6 +249,52 @@ mod tests {
         let text = std::fs::read_to_string(directory.path().join(NAME)).expect("readable");
         assert!(text.lines().count() < 9, "{text}");
         assert!(text.ends_with("0000000000000005 1 9\n"), "{text}");
+    }
+
+    #[test]
+    fn a_lost_file_is_written_anew_and_whole() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let below = directory.path().join("state");
+        let path = below.join(NAME);
+        let mut journal = Journal::open(&below).expect("opened");
+        journal.put(&[(1, record(1, 100)), (2, record(3, 7))]).expect("written");
+        let losses: [&dyn Fn(); 3] = [
+            &|| std::fs::remove_file(&path).expect("removed"),
+            &|| std::fs::remove_dir_all(&below).expect("removed"),
+            &|| std::fs::write(&path, "").expect("cut short"),
+        ];
+        for (granted, lose) in (101..).zip(losses) {
+            lose();
+            journal.put(&[(1, record(1, granted))]).expect("written anew");
+            let kept = Journal::open(&below).expect("opened again");
+            assert_eq!((kept.get(1), kept.get(2)), (Some(record(1, granted)), Some(record(3, 7))));
+            // That was a restart: the old one is gone.
+            journal = kept;
+        }
+        // Without a grant it is noticed too.
+        std::fs::remove_file(&path).expect("removed");
+        journal.looked -= LOOK;
+        journal.watch().expect("written anew");
+        assert_eq!(Journal::open(&below).expect("opened again").get(2), Some(record(3, 7)));
+    }
+
+    #[test]
+    fn nothing_is_granted_where_another_file_is_in_its_place() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join(NAME);
+        let mut journal = Journal::open(directory.path()).expect("opened");
+        journal.put(&[(1, record(1, 100))]).expect("written");
+        let copy = std::fs::read(&path).expect("readable");
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, &copy).expect("written");
+        let error = journal.put(&[(1, record(1, 200))]).expect_err("refused").to_string();
+        assert!(error.contains("is not what this gateway wrote any more"), "{error}");
+        assert_eq!((journal.get(1), std::fs::read(&path).expect("readable")), (Some(record(1, 100)), copy));
+        std::fs::remove_file(&path).expect("moved away");
+        journal.put(&[(1, record(1, 200))]).expect("written anew");
+        let mut file = OpenOptions::new().append(true).open(&path).expect("there");
+        file.write_all(b"0000000000000001 1 900\n").expect("written by somebody else");
+        assert!(matches!(journal.put(&[(1, record(1, 300))]), Err(JournalError::Foreign { .. })));
     }
 
     #[test]

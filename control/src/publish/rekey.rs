@@ -180,6 +180,9 @@ impl Tunnels {
     /// the tunnels, the next one at the next call. Returns what went wrong.
     pub fn watch(&mut self, tables: &mut TablesWriter, state: &StateView) -> Vec<String> {
         let mut problems = Vec::new();
+        if let Err(error) = self.journal.watch() {
+            problems.push(error.to_string());
+        }
         let after = (std::ops::Bound::Excluded(self.cursor.clone()), std::ops::Bound::Unbounded);
         let part: Vec<&String> = self.live.range(after).map(|(name, _)| name).take(WATCHED).collect();
         let full = part.len() == WATCHED;
