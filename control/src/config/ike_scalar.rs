@@ -145,7 +145,7 @@ impl FromStr for KeyExchange {
 pub struct IdentityText(pub Identity);
 text_form!(
     IdentityText,
-    "a host name, an address, an e-mail address, a distinguished name such as `CN=gw, O=Example`, or `keyid:` with hexadecimal digits"
+    "a host name, an address, an e-mail address, a distinguished name such as `CN=gw, O=Example` (RFC 4514), or `keyid:` with hexadecimal digits; with `fqdn:`, `email:` or `asn1dn:` (hexadecimal digits) before it what would be read as another type"
 );
 shown_as_field!(IdentityText);
 
