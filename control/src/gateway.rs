@@ -1,8 +1,7 @@
 //! The control process: a configuration, the kernel's news, the data plane's hints, clients' requests and signals enter,
 //! changes of the tables leave. One thread; everything that it owns it changes itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -14,8 +13,9 @@ use penstock_tables::{StateView, TablesWriter};
 
 use crate::api::types::Applied;
 use crate::config::{self, Checked, Config, Machine};
-use crate::events::{Events, News};
+use crate::events::Events;
 use crate::ike::{ConnectionError, Ike, configured};
+use crate::neighbours::Neighbours;
 use crate::netlink::Mirror;
 use crate::publish::journal::{Journal, JournalError};
 use crate::publish::live::Live;
@@ -28,8 +28,6 @@ use crate::twins::{RouteSpec, TwinKind, TwinSpec};
 
 /// How often the state segment's file is looked for, or looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a neighbour that the data plane asked for once is kept resolved.
-const KEPT: Duration = Duration::from_secs(60);
 /// How long slots that are going away are waited for, where new SAs need them at once.
 const GRACE: Duration = Duration::from_millis(100);
 /// How often installing what found no room is tried again.
@@ -72,6 +70,7 @@ pub struct Gateway {
     pub(crate) events: Events,
     pub(crate) tunnels: Tunnels,
     pub(crate) view: KernelView,
+    pub(crate) neighbours: Neighbours,
     pub(crate) restarts: Arc<AtomicU32>,
     pub(crate) failures: BTreeSet<String>,
     pub(crate) ike: Ike,
@@ -84,8 +83,8 @@ pub struct Gateway {
     incomplete: Option<Instant>,
     looked: Option<Instant>,
     unread: Option<Instant>,
-    kept: HashMap<(u8, Ipv4Addr), Instant>,
-    asked: HashSet<(u32, Ipv4Addr)>,
+    /// Since when the tables lack what found no room.
+    unpublished: Option<Instant>,
 }
 
 impl Gateway {
@@ -111,6 +110,7 @@ impl Gateway {
             events: Events::default(),
             tunnels: Tunnels::new(journal),
             view: KernelView::default(),
+            neighbours: Neighbours::default(),
             restarts: Arc::default(),
             failures: BTreeSet::new(),
             region,
@@ -122,8 +122,7 @@ impl Gateway {
             incomplete: None,
             looked: None,
             unread: None,
-            kept: HashMap::new(),
-            asked: HashSet::new(),
+            unpublished: None,
         };
         gateway.publish_ports();
         gateway.follow_connections(connections);
@@ -157,20 +156,14 @@ impl Gateway {
             self.fill();
         }
         self.tick_ike(&news);
-        self.ask_neighbours(news, mirror);
-        if self.dirty {
+        self.neighbours.ask(news.neighbours, &self.twins, mirror);
+        let changed = self.dirty || self.unpublished.is_some_and(|since| since.elapsed() >= RETRY);
+        if changed {
             self.publish_routes();
-            self.keep_neighbours(mirror);
+            self.neighbours.lose(self.routes.take_lost(), &self.twins, mirror);
         }
-    }
-
-    fn ask_neighbours(&mut self, news: News, mirror: &mut Mirror) {
-        for neighbour in news.neighbours {
-            self.kept.insert(neighbour, Instant::now());
-            if let Some(interface) = self.twins.interface_of(neighbour.0) {
-                mirror.resolve(interface, neighbour.1);
-                self.asked.insert((interface, neighbour.1));
-            }
+        if changed || self.neighbours.is_due() {
+            self.neighbours.keep(self.routes.neighbours(), &self.twins, mirror);
         }
     }
 
@@ -179,6 +172,7 @@ impl Gateway {
         let kernel = mirror.kernel();
         let interfaces = self.checked.config.tunnels.values().filter_map(|tunnel| tunnel.interface.as_ref());
         self.twins = TwinIndex::find(kernel, self.checked.config.ports.keys(), interfaces);
+        self.neighbours.follow(&self.twins, kernel);
         let view = self.twins.view(kernel);
         if view != self.view {
             self.view = view;
@@ -331,20 +325,10 @@ impl Gateway {
 
     fn publish_routes(&mut self) {
         self.dirty = false;
+        self.routes.prefer(self.neighbours.asked());
         let result = self.routes.publish(&mut self.tables, &self.view, &self.tunnels);
+        self.unpublished = result.is_err().then(Instant::now);
         self.note("routes", result.err().map(|error| error.to_string()).into_iter().collect());
-    }
-
-    /// Has the kernel keep resolved what routes and tunnels lead to, and for a while what was asked for.
-    fn keep_neighbours(&mut self, mirror: &mut Mirror) {
-        self.kept.retain(|_, since| since.elapsed() < KEPT);
-        let needed = self.routes.gateways(&self.view, &self.tunnels);
-        let wanted = needed.iter().chain(self.kept.keys());
-        let wanted: HashSet<(u32, Ipv4Addr)> =
-            wanted.filter_map(|(port, address)| Some((self.twins.interface_of(*port)?, *address))).collect();
-        wanted.difference(&self.asked).for_each(|(interface, address)| mirror.resolve(*interface, *address));
-        self.asked.difference(&wanted).for_each(|(interface, address)| mirror.release(*interface, *address));
-        self.asked = wanted;
     }
 
     /// Tells the data plane of the ports.

@@ -8,6 +8,7 @@ pub mod config;
 pub mod events;
 pub mod gateway;
 pub mod ike;
+pub mod neighbours;
 pub mod netlink;
 pub mod publish;
 pub mod region;

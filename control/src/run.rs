@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 use crate::api::server::{Call, Server};
 use crate::config::{Checked, Listen};
 use crate::gateway::{Gateway, GatewayError};
+use crate::neighbours;
 use crate::netlink::{Mirror, MirrorError};
 use crate::scrape;
 use crate::supervise::{SuperviseError, Supervisor};
@@ -92,6 +93,8 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
         tried: None,
         held: Instant::now(),
     };
+    let limits = neighbours::raise_limits(Path::new(neighbours::LIMITS), gateway.config().capacity.neighbours);
+    limits.unwrap_or_else(|problem| log::warn!("{problem}"));
     let mirror = Mirror::open().await?;
     let (stop, stopped) = watch::channel(false);
     let keeper = match supervise {

@@ -58,7 +58,7 @@ pub fn what_was_there_before_is_read() {
         assert_eq!((connected.protocol, connected.source), (2, Some(addr("192.0.2.1"))));
         assert_eq!(connected.target.hops(), [Hop { ifindex, gateway: None, weight: 1 }]);
         assert_eq!(kernel.nexthops()[&7], Nexthop::Hop(hop));
-        let expected = Neighbour { mac: Some([2, 0, 0, 0, 0, 9]), state: Nud::Permanent };
+        let expected = Neighbour { mac: Some([2, 0, 0, 0, 0, 9]), state: Nud::Permanent, guarded: false };
         assert_eq!(neighbour(kernel, "v0", "192.0.2.9"), Some(expected));
         assert_eq!(kernel.lookup(addr("10.7.1.1")).map(|(prefix, _)| prefix), Some(net("10.7.0.0/16")));
         assert_eq!(mirror.statistics().malformed, 0);

@@ -370,7 +370,7 @@ mod tests {
     fn repeated_events_change_nothing() {
         let mut kernel = kernel();
         let way = || Way::Target(hops(&[hop(1, "192.0.2.1")]));
-        let neighbour = Neighbour { mac: Some([2; 6]), state: Nud::Reachable };
+        let neighbour = Neighbour { mac: Some([2; 6]), state: Nud::Reachable, guarded: false };
         for round in 0..3 {
             route(&mut kernel, "10.0.0.0/8", way(), 5, Placement::Replace);
             kernel.apply(Event::Neighbour(1, Ipv4Addr::LOCALHOST, neighbour));
@@ -441,7 +441,7 @@ mod tests {
         let mut kernel = kernel();
         let address = Address { ifindex: 2, address: net("192.0.2.1/24"), peer: None, protocol: 0 };
         kernel.apply(Event::Address(address));
-        let neighbour = Neighbour { mac: Some([2; 6]), state: Nud::Stale };
+        let neighbour = Neighbour { mac: Some([2; 6]), state: Nud::Stale, guarded: true };
         for ifindex in [1, 2, 3] {
             kernel.apply(Event::Neighbour(ifindex, Ipv4Addr::LOCALHOST, neighbour));
         }

@@ -21,6 +21,7 @@ const RT_TABLE_MAIN: u32 = 254;
 const RTM_F_CLONED: u32 = 0x200;
 const NTF_USE: u8 = 0x01;
 const NTF_PROXY: u8 = 0x08;
+const NTF_EXT_LEARNED: u8 = 0x10;
 const IFF_UP: u32 = 0x1;
 const IFF_LOWER_UP: u32 = 0x1_0000;
 
@@ -204,7 +205,10 @@ fn neighbour(payload: &[u8], gone: bool) -> Result<Option<Event>, Malformed> {
     let address = address.ok_or(Malformed)?;
     Ok(Some(match gone {
         true => Event::NeighbourGone(ifindex, address),
-        false => Event::Neighbour(ifindex, address, Neighbour { mac, state }),
+        false => {
+            let guarded = head[10] & NTF_EXT_LEARNED != 0;
+            Event::Neighbour(ifindex, address, Neighbour { mac, state, guarded })
+        }
     }))
 }
 
@@ -392,16 +396,26 @@ pub(super) fn dump_request(kind: u16, sequence: u32) -> Vec<u8> {
 }
 
 /// Tells the kernel that a neighbour is in use (NTF_USE): it makes the entry if there is none, and asks by ARP unless
-/// it knows the answer and that is fresh.
-pub(super) fn use_request(ifindex: u32, address: Ipv4Addr, sequence: u32) -> Vec<u8> {
+/// it knows the answer and that is fresh. `guard` says whether it may collect the entry when it has too many.
+pub(super) fn use_request(ifindex: u32, address: Ipv4Addr, guard: bool, sequence: u32) -> Vec<u8> {
+    let flags = NTF_USE | if guard { NTF_EXT_LEARNED } else { 0 };
+    request(RTM_NEWNEIGH, NLM_F_CREATE, sequence, &neighbour_payload(ifindex, address, flags))
+}
+
+/// Has the kernel forget a neighbour.
+pub(super) fn forget_request(ifindex: u32, address: Ipv4Addr, sequence: u32) -> Vec<u8> {
+    request(RTM_NEWNEIGH + 1, 0, sequence, &neighbour_payload(ifindex, address, 0))
+}
+
+fn neighbour_payload(ifindex: u32, address: Ipv4Addr, flags: u8) -> [u8; 20] {
     let mut payload = [0; 20];
     payload[0] = AF_INET;
     payload[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    payload[10] = NTF_USE;
+    payload[10] = flags;
     // NDA_DST, 8 octets with its head.
     payload[12..16].copy_from_slice(&[8u16.to_ne_bytes(), 1u16.to_ne_bytes()].concat());
     payload[16..].copy_from_slice(&address.octets());
-    request(RTM_NEWNEIGH, NLM_F_CREATE, sequence, &payload)
+    payload
 }
 
 #[cfg(test)]
@@ -522,11 +536,14 @@ mod tests {
 
     #[test]
     fn a_use_request_is_what_iproute2_would_send() {
-        let octets = use_request(3, Ipv4Addr::new(192, 0, 2, 9), 5);
-        let neighbour = Neighbour { mac: None, state: Nud::None };
-        let event = Event::Neighbour(3, Ipv4Addr::new(192, 0, 2, 9), neighbour);
-        assert_eq!(all(&octets), [Incoming::Event(event)]);
-        assert_eq!((octets.len(), octets[16 + 10]), (36, NTF_USE));
+        let address = Ipv4Addr::new(192, 0, 2, 9);
+        for (guarded, flags) in [(false, NTF_USE), (true, NTF_USE | NTF_EXT_LEARNED)] {
+            let octets = use_request(3, address, guarded, 5);
+            let event = Event::Neighbour(3, address, Neighbour { guarded, ..Neighbour::default() });
+            assert_eq!(all(&octets), [Incoming::Event(event)]);
+            assert_eq!((octets.len(), octets[16 + 10]), (36, flags));
+        }
+        assert_eq!(all(&forget_request(3, address, 6)), [Incoming::Event(Event::NeighbourGone(3, address))]);
     }
 
     proptest! {

@@ -20,7 +20,7 @@ use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket};
 use tokio::time::{Instant, sleep_until};
 
 use super::kernel::Kernel;
-use super::message::{DUMPS, Incoming, dump_request, read, use_request};
+use super::message::{DUMPS, Incoming, dump_request, forget_request, read, use_request};
 use super::types::{Changes, Event, Nud};
 
 const GROUPS: [MulticastGroup; 5] = [
@@ -60,6 +60,9 @@ const ASKING: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 /// Most neighbours that are kept resolved.
 const MOST_KEPT: usize = 1 << 20;
+
+/// Most requests to one interface each time: what many hosts need at once comes a few at a time.
+const MOST_ASKED: u32 = 256;
 
 /// Why the kernel cannot be mirrored.
 #[derive(Debug, thiserror::Error)]
@@ -221,9 +224,9 @@ impl Mirror {
     }
 
     /// Says that the data plane sends to this neighbour, and asks the kernel to resolve it now. From now on the
-    /// kernel is reminded before the entry is forgotten, and asked again when the neighbour fails or its link
-    /// returns, until [`Mirror::release`]. This process sends no packet: NTF_USE makes the kernel do its own ARP.
-    /// Needs CAP_NET_ADMIN, without which it is counted as refused.
+    /// kernel is reminded before the entry is forgotten, may not collect it whatever else fills its table, and is
+    /// asked again when the neighbour fails or its link returns, until [`Mirror::release`]. This process sends no
+    /// packet: NTF_USE makes the kernel do its own ARP. Needs CAP_NET_ADMIN, without which it is counted as refused.
     pub fn resolve(&mut self, ifindex: u32, address: Ipv4Addr) {
         let now = Instant::now();
         if self.kept.len() >= MOST_KEPT && !self.kept.contains_key(&(ifindex, address)) {
@@ -235,9 +238,19 @@ impl Mirror {
         self.remind(ifindex, address, now);
     }
 
-    /// No longer keeps a neighbour resolved.
+    /// No longer keeps a neighbour resolved: the kernel may collect it. One that does not answer is forgotten at once.
     pub fn release(&mut self, ifindex: u32, address: Ipv4Addr) {
         self.kept.remove(&(ifindex, address));
+        let entry = self.kernel.neighbours().get(&(ifindex, address)).copied();
+        if let Some(entry) = entry.filter(|entry| entry.guarded) {
+            self.sequence = self.sequence.wrapping_add(1);
+            let request = match entry.usable() {
+                Some(_) => use_request(ifindex, address, false, self.sequence),
+                None => forget_request(ifindex, address, self.sequence),
+            };
+            // Where it is lost, the entry stays a while longer.
+            let _ = self.send(&request);
+        }
     }
 
     /// The neighbours that are kept resolved, by interface and address.
@@ -278,8 +291,7 @@ impl Mirror {
         }
         if self.keeping <= now {
             self.keeping = now + KEEPING;
-            let kept: Vec<_> = self.kept().collect();
-            kept.into_iter().for_each(|(ifindex, address)| self.remind(ifindex, address, now));
+            self.remind_all(now);
         }
         Ok(())
     }
@@ -414,24 +426,42 @@ impl Mirror {
         }
     }
 
-    /// Reminds the kernel of a neighbour in use, if it needs that and enough time has passed.
-    fn remind(&mut self, ifindex: u32, address: Ipv4Addr, now: Instant) {
-        let Some(kept) = self.kept.get_mut(&(ifindex, address)) else { return };
-        match self.kernel.neighbours().get(&(ifindex, address)).map(|neighbour| neighbour.state) {
+    /// Reminds the kernel of the neighbours in use, of each interface a few at a time.
+    fn remind_all(&mut self, now: Instant) {
+        let kept: Vec<_> = self.kept().collect();
+        let (mut interface, mut asked) = (0, 0);
+        for (ifindex, address) in kept {
+            if ifindex != interface {
+                (interface, asked) = (ifindex, 0);
+            }
+            if asked < MOST_ASKED {
+                asked += u32::from(self.remind(ifindex, address, now));
+            }
+        }
+    }
+
+    /// Reminds the kernel of a neighbour in use, if it needs that and enough time has passed. Says whether it did.
+    fn remind(&mut self, ifindex: u32, address: Ipv4Addr, now: Instant) -> bool {
+        let Some(kept) = self.kept.get_mut(&(ifindex, address)) else { return false };
+        let entry = self.kernel.neighbours().get(&(ifindex, address)).copied().unwrap_or_default();
+        match entry.state {
             // NTF_USE would make a permanent entry a mortal one.
-            Some(Nud::Reachable | Nud::Permanent | Nud::NoArp) => kept.wait = ASKING.0,
-            Some(Nud::Incomplete | Nud::Delay | Nud::Probe) => (),
+            Nud::Permanent | Nud::NoArp => kept.wait = ASKING.0,
+            Nud::Reachable if entry.guarded => kept.wait = ASKING.0,
+            Nud::Incomplete | Nud::Delay | Nud::Probe if entry.guarded => (),
             _ if kept.next > now => (),
-            None | Some(Nud::None | Nud::Failed | Nud::Stale) => {
+            _ => {
                 kept.next = now + kept.wait;
                 kept.wait = (2 * kept.wait).min(ASKING.1);
                 self.sequence = self.sequence.wrapping_add(1);
                 self.statistics.asked += 1;
-                if self.send(&use_request(ifindex, address, self.sequence)).is_err() {
+                if self.send(&use_request(ifindex, address, true, self.sequence)).is_err() {
                     self.statistics.refused += 1;
                 }
+                return true;
             }
         }
+        false
     }
 }
 

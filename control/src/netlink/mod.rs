@@ -8,7 +8,7 @@
 mod kernel;
 mod message;
 mod mirror;
-mod types;
+pub(crate) mod types;
 
 pub use kernel::Kernel;
 pub use mirror::{Mirror, MirrorError, MirrorStatistics};

@@ -140,6 +140,8 @@ pub struct Neighbour {
     pub mac: Option<[u8; 6]>,
     /// The entry's state.
     pub state: Nud,
+    /// Whoever made it keeps it (NTF_EXT_LEARNED): the kernel does not collect it when it has too many.
+    pub guarded: bool,
 }
 
 impl Neighbour {

@@ -9,6 +9,8 @@ pub mod lab;
 pub mod live;
 pub mod negotiated;
 pub mod plan;
+#[cfg(test)]
+mod properties;
 pub mod rekey;
 pub mod routes;
 pub mod tunnels;

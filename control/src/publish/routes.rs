@@ -96,12 +96,16 @@ pub struct Routes {
     hops: HashMap<Neighbour, (u32, Option<[u8; 6]>)>,
     /// Next hops that an earlier control left: freed when nothing leads to them any more.
     inherited: Vec<u32>,
+    /// Hosts that the data plane asked for lately.
+    asked: HashSet<Neighbour>,
+    /// Hosts that left the tables since [`Routes::take_lost`] was called last.
+    lost: Vec<Neighbour>,
 }
 
 impl Routes {
     /// Takes note of what stands in `tables` already.
     pub fn adopt(tables: &TablesWriter) -> Routes {
-        Routes { hops: HashMap::new(), inherited: tables.adjacencies().map(|(index, _)| index).collect() }
+        Routes { inherited: tables.adjacencies().map(|(index, _)| index).collect(), ..Routes::default() }
     }
 
     /// Makes `tables` lead where `kernel` and `tunnels` say. Unchanged routes are not touched.
@@ -117,38 +121,91 @@ impl Routes {
         let lookup = kernel.lookup();
         let peers: Vec<(u32, Option<Neighbour>)> =
             tunnels.iter().map(|(_, live)| (live.slot, lookup.next_hop(live.peer()))).collect();
-        let wanted_hops = hops(kernel, peers.iter().filter_map(|(_, hop)| *hop));
-        let mut result = self.add_hops(tables, kernel, &wanted_hops);
-        let wanted = self.routes(kernel, tunnels);
+        let needed = gateways(kernel).chain(peers.iter().filter_map(|(_, hop)| *hop)).collect();
+        let hosts = self.hosts(tables, kernel, tunnels, &needed);
+        let gone = self.leave_out(&needed, &hosts);
+        let mut result = self.add_hops(tables, kernel, needed.iter().chain(&hosts));
+        let wanted = self.routes(kernel, tunnels, &hosts);
         result = result.and(tables.sync_routes(&wanted));
         for (slot, hop) in peers {
             let index = hop.and_then(|hop| self.hops.get(&hop)).map(|(index, _)| *index);
             tables.set_tunnel_adjacency(slot, index);
         }
-        self.hops.retain(|hop, (index, _)| {
-            let used = wanted_hops.contains(hop);
-            if !used {
-                tables.remove_adjacency(*index);
-            }
-            used
-        });
-        self.inherited.drain(..).for_each(|index| tables.remove_adjacency(index));
+        // Only now does nothing lead there any more.
+        gone.into_iter().chain(self.inherited.drain(..)).for_each(|index| tables.retire_adjacency(index));
         result
     }
 
-    /// The neighbours that must be resolved before any packet asks: gateways of routes and the way to every peer.
-    pub fn gateways(&self, kernel: &KernelView, tunnels: &Tunnels) -> HashSet<Neighbour> {
-        let lookup = kernel.lookup();
-        let peers = tunnels.iter().filter_map(|(_, live)| lookup.next_hop(live.peer()));
-        gateways(kernel).chain(peers).collect()
+    /// The hosts on the ports' links that have a route of their own: plaintext goes to them, so none on public ports. What
+    /// is in the tables stays. What was asked for comes next; what is heard of only, as far as there is room to spare, so
+    /// that strangers who make themselves known push out nobody.
+    fn hosts(
+        &self,
+        tables: &TablesWriter,
+        kernel: &KernelView,
+        tunnels: &Tunnels,
+        needed: &HashSet<Neighbour>,
+    ) -> BTreeSet<Neighbour> {
+        let capacity = tables.capacity().neighbours as usize;
+        let (lookup, policies) = (kernel.lookup(), Policies::new(tunnels));
+        // Who says by ARP to be a host behind a tunnel gets nothing of that tunnel's.
+        let on_link = |(port, address): &Neighbour| {
+            let route = lookup.route(*address);
+            matches!(route, Some((net, Target::Link(link))) if link == port && !policies.outdo(net, *address))
+                && tables.ports().get(usize::from(*port)).is_some_and(|entry| !entry.get().public)
+        };
+        let rank = |host: &Neighbour| match self.hops.get(host) {
+            Some((_, Some(_))) => 0,
+            _ if self.asked.contains(host) || needed.contains(host) => 1,
+            _ => 2,
+        };
+        let mut known: Vec<(u8, Neighbour)> =
+            kernel.neighbours.keys().filter(|host| on_link(host)).map(|host| (rank(host), *host)).collect();
+        known.sort_unstable();
+        let (mut hosts, mut taken) = (BTreeSet::new(), needed.len());
+        let mut of_port: HashMap<u8, usize> = HashMap::new();
+        for (rank, host) in known {
+            let here = of_port.entry(host.0).or_default();
+            let spare = taken < capacity - capacity / 4 && *here < capacity / 4;
+            if needed.contains(&host) {
+                hosts.insert(host);
+            } else if taken < capacity && (rank < 2 || spare) {
+                hosts.insert(host);
+                (taken, *here) = (taken + 1, *here + 1);
+            }
+        }
+        hosts
+    }
+
+    /// Forgets all next hops but these. Returns their places in the tables, where routes still lead to them.
+    fn leave_out(&mut self, needed: &HashSet<Neighbour>, hosts: &BTreeSet<Neighbour>) -> Vec<u32> {
+        let gone = self.hops.extract_if(|hop, _| !needed.contains(hop) && !hosts.contains(hop));
+        let gone: Vec<(Neighbour, (u32, Option<[u8; 6]>))> = gone.collect();
+        self.lost.extend(gone.iter().filter(|(_, (_, mac))| mac.is_some()).map(|(hop, _)| *hop));
+        gone.into_iter().map(|(_, (index, _))| index).collect()
+    }
+
+    /// What the data plane asked for lately comes before what only the kernel has heard of.
+    pub fn prefer(&mut self, asked: HashSet<Neighbour>) {
+        self.asked = asked;
+    }
+
+    /// Hosts that were reached and are no longer, each once.
+    pub fn take_lost(&mut self) -> Vec<Neighbour> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// The neighbours that packets are sent to or wait for.
+    pub fn neighbours(&self) -> impl Iterator<Item = Neighbour> {
+        self.hops.keys().copied()
     }
 
     /// Adds next hops and updates MAC addresses.
-    fn add_hops(
+    fn add_hops<'a>(
         &mut self,
         tables: &mut TablesWriter,
         kernel: &KernelView,
-        wanted: &HashSet<(u8, Ipv4Addr)>,
+        wanted: impl Iterator<Item = &'a Neighbour>,
     ) -> Result<(), TableFull> {
         let mut result = Ok(());
         for (port, address) in wanted {
@@ -175,7 +232,12 @@ impl Routes {
     }
 
     /// Every route as it should be.
-    fn routes(&self, kernel: &KernelView, tunnels: &Tunnels) -> BTreeMap<Prefix, Hop> {
+    fn routes(
+        &self,
+        kernel: &KernelView,
+        tunnels: &Tunnels,
+        hosts: &BTreeSet<Neighbour>,
+    ) -> BTreeMap<Prefix, Hop> {
         let interfaces: HashMap<&str, u32> = tunnels
             .iter()
             .filter(|(_, live)| !live.plan.spec.interface.is_empty())
@@ -201,11 +263,9 @@ impl Routes {
             };
             wanted.insert(prefix(*net), hop);
         }
-        let lookup = kernel.lookup();
-        for ((port, address), (index, mac)) in &self.hops {
-            let on_link = matches!(lookup.route(*address), Some((net, Target::Link(link))) if link == port && net.prefix_len() < 32);
-            if mac.is_some() && on_link {
-                wanted.insert(Prefix::new(address.to_bits(), 32), Hop::Adjacency(*index));
+        for host in hosts {
+            if let Some((index, Some(_))) = self.hops.get(host) {
+                wanted.insert(Prefix::new(host.1.to_bits(), 32), Hop::Adjacency(*index));
             }
         }
         for (_, live) in tunnels.iter() {
@@ -215,11 +275,7 @@ impl Routes {
     }
 }
 
-/// Gateways of routes, neighbours on link, and the way to every peer.
-fn hops(kernel: &KernelView, peers: impl Iterator<Item = Neighbour>) -> HashSet<Neighbour> {
-    kernel.neighbours.keys().copied().chain(gateways(kernel)).chain(peers).collect()
-}
-
+/// The neighbours that routes lead to.
 fn gateways(kernel: &KernelView) -> impl Iterator<Item = Neighbour> {
     kernel.routes.values().filter_map(|target| match target {
         Target::Gateway(port, via) => Some((*port, *via)),
@@ -242,6 +298,12 @@ impl<'a> Policies<'a> {
                 .flat_map(|(_, live)| live.plan.routes.iter().map(move |net| (*net, live)))
                 .collect(),
         )
+    }
+
+    /// Whether a prefix of a tunnel that holds `address` is as long as `net` or longer.
+    fn outdo(&self, net: Ipv4Net, address: Ipv4Addr) -> bool {
+        let longer = (net.prefix_len()..=32).filter_map(|len| Ipv4Net::new(address, len).ok());
+        longer.into_iter().any(|net| self.0.contains_key(&net.trunc()))
     }
 
     /// Whether packets to `net` belong to a tunnel, so that a route through a neighbour would send them in the clear. What

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use ipnet::Ipv4Net;
 
-use super::routes::{KernelView, Target};
+use super::routes::{KernelView, Neighbour, Target};
 use crate::netlink::{self, Kernel};
 
 /// Which interfaces of the kernel are twins.
@@ -38,6 +38,15 @@ impl TwinIndex {
         self.ports.iter().find(|(_, one)| **one == port).map(|(index, _)| *index)
     }
 
+    /// The neighbours on the ports' links, in whatever state.
+    pub fn neighbours<'a>(
+        &'a self,
+        kernel: &'a Kernel,
+    ) -> impl Iterator<Item = (Neighbour, netlink::Neighbour)> + 'a {
+        let all = kernel.neighbours().iter();
+        all.filter_map(|((interface, address), entry)| Some(((*self.ports.get(interface)?, *address), *entry)))
+    }
+
     /// The kernel as the data plane should see it.
     pub fn view(&self, kernel: &Kernel) -> KernelView {
         let mut view = KernelView::default();
@@ -52,11 +61,7 @@ impl TwinIndex {
                 view.routes.insert(Ipv4Net::from(to_all), Target::Local);
             }
         }
-        for ((interface, address), neighbour) in kernel.neighbours() {
-            if let (Some(port), Some(mac)) = (self.ports.get(interface), neighbour.usable()) {
-                view.neighbours.insert((*port, *address), mac);
-            }
-        }
+        view.neighbours.extend(self.neighbours(kernel).filter_map(|(hop, entry)| Some((hop, entry.usable()?))));
         view
     }
 

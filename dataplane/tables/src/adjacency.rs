@@ -24,6 +24,8 @@ pub struct Unresolved {
 }
 
 const RESOLVED: u64 = 1 << 56;
+/// Nothing leads to it any more, but a worker may still hold its index.
+pub(crate) const RETIRING: u64 = 1 << 57;
 
 impl Adjacency {
     pub(crate) fn pack(self) -> u64 {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::NONE;
-use crate::adjacency::{Adjacency, PortEntry, Unresolved};
+use crate::adjacency::{Adjacency, PortEntry, RETIRING, Unresolved};
 use crate::fib::{FibFull, FibWriter, Hop, Prefix};
 use crate::key::KeyBlock;
 use crate::layout::{Capacity, TablesLayout};
@@ -53,6 +53,7 @@ enum Retired {
     Outbound(u32),
     Inbound(u32),
     Tunnel(u32),
+    Adjacency(u32),
     Groups(Vec<u32>),
 }
 
@@ -101,6 +102,9 @@ impl TablesWriter {
             map,
         };
         writer.adopt_slots();
+        let left = |index: &u32| writer.map.adjacency(*index).0.load(Ordering::Relaxed) & RETIRING != 0;
+        let left: Vec<u32> = (0..capacity.neighbours).filter(left).collect();
+        writer.retired.extend(left.into_iter().map(Retired::Adjacency));
         Ok(writer)
     }
 
@@ -392,18 +396,25 @@ impl TablesWriter {
     pub fn adjacencies(&self) -> impl Iterator<Item = (u32, Result<Adjacency, Unresolved>)> {
         let words = (0..self.map.capacity.neighbours)
             .map(|index| (index, self.map.adjacency(index).0.load(Ordering::Acquire)));
-        words.filter(|(_, word)| *word != UNUSED).map(|(index, word)| (index, Adjacency::unpack(word)))
+        let used = words.filter(|(_, word)| *word != UNUSED && word & RETIRING == 0);
+        used.map(|(index, word)| (index, Adjacency::unpack(word)))
     }
 
-    /// Frees a next hop that neither route nor tunnel leads to. A worker that still holds the index finds it unresolved.
-    pub fn remove_adjacency(&mut self, index: u32) {
-        self.map.adjacency(index).0.store(UNUSED, Ordering::Release);
-        self.free_adjacencies.push(index);
+    /// Takes a next hop out that neither route nor tunnel leads to any more. A worker that still holds the index may use it
+    /// until its next quiescent point; only then the index is given to another.
+    pub fn retire_adjacency(&mut self, index: u32) {
+        self.map.adjacency(index).0.fetch_or(RETIRING, Ordering::AcqRel);
+        self.retired.push(Retired::Adjacency(index));
     }
 
     /// What the data plane is told of port `index`.
     pub fn port(&self, index: usize) -> &PortEntry {
         &self.map.ports()[index]
+    }
+
+    /// What the data plane is told of all ports that there may be.
+    pub fn ports(&self) -> &[PortEntry] {
+        self.map.ports()
     }
 
     /// Makes the route table hold exactly `wanted`.
@@ -460,6 +471,10 @@ impl TablesWriter {
             Retired::Tunnel(slot) => {
                 self.map.tunnel(slot).head.free();
                 self.free_tunnels.push(slot);
+            }
+            Retired::Adjacency(index) => {
+                self.map.adjacency(index).0.store(UNUSED, Ordering::Release);
+                self.free_adjacencies.push(index);
             }
             Retired::Groups(groups) => self.fib.reuse(groups),
         }
