@@ -72,7 +72,8 @@ impl Neighbours {
 
     /// Whether this one may be asked for.
     fn admit(&mut self, hop: Neighbour, now: Instant) -> bool {
-        let of_port = |asked: &HashMap<Neighbour, Instant>| asked.keys().filter(|other| other.0 == hop.0).count();
+        let of_port =
+            |asked: &HashMap<Neighbour, Instant>| asked.keys().filter(|other| other.0 == hop.0).count();
         if !self.asked.contains_key(&hop) && of_port(&self.asked) >= MOST_ASKED {
             self.asked.retain(|other, since| other.0 != hop.0 || now.duration_since(*since) < PATIENCE);
             if of_port(&self.asked) >= MOST_ASKED {
@@ -94,7 +95,12 @@ impl Neighbours {
     }
 
     /// Has the kernel keep what stands in the tables, and for a while what was asked for.
-    pub fn keep(&mut self, in_tables: impl Iterator<Item = Neighbour>, twins: &TwinIndex, mirror: &mut Mirror) {
+    pub fn keep(
+        &mut self,
+        in_tables: impl Iterator<Item = Neighbour>,
+        twins: &TwinIndex,
+        mirror: &mut Mirror,
+    ) {
         let now = Instant::now();
         self.kept_at = Some(now);
         self.asked.retain(|_, since| now.duration_since(*since) < ASKED);

@@ -93,7 +93,8 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
         tried: None,
         held: Instant::now(),
     };
-    let limits = neighbours::raise_limits(Path::new(neighbours::LIMITS), gateway.config().capacity.neighbours);
+    let limits =
+        neighbours::raise_limits(Path::new(neighbours::LIMITS), gateway.config().capacity.neighbours);
     limits.unwrap_or_else(|problem| log::warn!("{problem}"));
     let mirror = Mirror::open().await?;
     let (stop, stopped) = watch::channel(false);

@@ -32,8 +32,15 @@ const HOSTS: [Ipv4Addr; 6] = [
     Ipv4Addr::new(192, 0, 2, 254),
     Ipv4Addr::new(10, 2, 3, 4),
 ];
-const PREFIXES: [&str; 7] =
-    ["10.1.0.0/24", "192.0.2.0/24", "0.0.0.0/0", "10.1.9.9/32", "10.2.3.0/24", "10.1.9.0/24", "172.16.0.0/12"];
+const PREFIXES: [&str; 7] = [
+    "10.1.0.0/24",
+    "192.0.2.0/24",
+    "0.0.0.0/0",
+    "10.1.9.9/32",
+    "10.2.3.0/24",
+    "10.1.9.0/24",
+    "172.16.0.0/12",
+];
 const OWN: [(u32, &str); 3] = [(1, "10.1.0.1/24"), (2, "192.0.2.1/24"), (1, "10.1.0.3/24")];
 const TUNNELS: [&str; 3] = [
     "  policy: {peer: 192.0.2.2, local_prefixes: [10.1.0.0/16], remote_prefixes: [10.2.0.0/16], lab_keys: {secret_file: s, context: a}}\n",
@@ -147,7 +154,8 @@ struct World {
 }
 
 fn planned(directory: &Path, there: [bool; 3]) -> BTreeMap<String, Plan> {
-    let tunnels: String = TUNNELS.iter().zip(there).filter(|(_, there)| *there).map(|(one, _)| *one).collect();
+    let tunnels: String =
+        TUNNELS.iter().zip(there).filter(|(_, there)| *there).map(|(one, _)| *one).collect();
     let tunnels = if tunnels.is_empty() { String::new() } else { format!("tunnels:\n{tunnels}") };
     let text = format!(
         "lab: true\nports:\n  lan: {{device: net_null0, addresses: [10.1.0.1/24]}}\n  \
@@ -241,16 +249,23 @@ impl World {
         let hops: BTreeMap<u32, _> = self.tables.adjacencies().collect();
         let tunnels: BTreeMap<u32, _> = self.view.tunnels().collect();
         let leads = self.tables.routes().iter().map(|(prefix, leads)| (*prefix, *leads));
-        for (prefix, leads) in leads.chain(self.tables.routes().keys().map(|it| (*it, self.view.route(it.address)))) {
+        for (prefix, leads) in
+            leads.chain(self.tables.routes().keys().map(|it| (*it, self.view.route(it.address))))
+        {
             match leads {
-                Leads::Adjacency(index) => assert!(hops.contains_key(&index), "{prefix:?} leads to a hop that is gone"),
+                Leads::Adjacency(index) => {
+                    assert!(hops.contains_key(&index), "{prefix:?} leads to a hop that is gone")
+                }
                 Leads::Tunnel(slot) => assert!(tunnels.contains_key(&slot), "{prefix:?} leads to no tunnel"),
                 Leads::Glean(port) => assert!(port < 2, "{prefix:?} leads to no port"),
                 Leads::None | Leads::Local | Leads::Discard => (),
             }
         }
         for (_, tunnel) in tunnels {
-            assert!(tunnel.adjacency().is_none_or(|index| hops.contains_key(&index)), "a tunnel's hop is gone");
+            assert!(
+                tunnel.adjacency().is_none_or(|index| hops.contains_key(&index)),
+                "a tunnel's hop is gone"
+            );
         }
     }
 

@@ -179,10 +179,14 @@ impl Routes {
 
     /// Forgets all next hops but these. Returns their places in the tables, where routes still lead to them.
     fn leave_out(&mut self, needed: &HashSet<Neighbour>, hosts: &BTreeSet<Neighbour>) -> Vec<u32> {
-        let gone = self.hops.extract_if(|hop, _| !needed.contains(hop) && !hosts.contains(hop));
-        let gone: Vec<(Neighbour, (u32, Option<[u8; 6]>))> = gone.collect();
-        self.lost.extend(gone.iter().filter(|(_, (_, mac))| mac.is_some()).map(|(hop, _)| *hop));
-        gone.into_iter().map(|(_, (index, _))| index).collect()
+        let mut places = Vec::new();
+        for (hop, (index, mac)) in
+            self.hops.extract_if(|hop, _| !needed.contains(hop) && !hosts.contains(hop))
+        {
+            self.lost.extend(mac.map(|_| hop));
+            places.push(index);
+        }
+        places
     }
 
     /// What the data plane asked for lately comes before what only the kernel has heard of.

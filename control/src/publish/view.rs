@@ -44,7 +44,9 @@ impl TwinIndex {
         kernel: &'a Kernel,
     ) -> impl Iterator<Item = (Neighbour, netlink::Neighbour)> + 'a {
         let all = kernel.neighbours().iter();
-        all.filter_map(|((interface, address), entry)| Some(((*self.ports.get(interface)?, *address), *entry)))
+        all.filter_map(|((interface, address), entry)| {
+            Some(((*self.ports.get(interface)?, *address), *entry))
+        })
     }
 
     /// The kernel as the data plane should see it.
@@ -61,7 +63,8 @@ impl TwinIndex {
                 view.routes.insert(Ipv4Net::from(to_all), Target::Local);
             }
         }
-        view.neighbours.extend(self.neighbours(kernel).filter_map(|(hop, entry)| Some((hop, entry.usable()?))));
+        view.neighbours
+            .extend(self.neighbours(kernel).filter_map(|(hop, entry)| Some((hop, entry.usable()?))));
         view
     }
 
