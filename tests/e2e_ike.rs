@@ -161,7 +161,7 @@ fn certificates_with_ml_kem_in_fragments() {
         let end = ike["certificate_end"].as_u64().expect("seconds");
         assert!(end > 1_700_000_000);
         let of_peer = metrics(gateway).lines().any(|line| {
-            line.starts_with("penstock_certificate_end_seconds{")
+            line.starts_with("penstock_certificate_expiry_timestamp_seconds{")
                 && line.contains("role=\"peer\"")
                 && line.ends_with(&format!(" {end}"))
         });

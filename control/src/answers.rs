@@ -16,7 +16,6 @@ use crate::api::types::{
 use crate::gateway::Gateway;
 use crate::publish::live::{Live, Traffic};
 use crate::publish::routes::Lookup;
-use crate::telemetry::Snapshot;
 
 impl Gateway {
     /// Answers one request.
@@ -48,18 +47,6 @@ impl Gateway {
             Request::Log { tunnel } => self.log_of(tunnel),
             Request::Ike { tunnel } => self.ike_sas(tunnel.as_deref()),
             Request::RekeyAll { force } => self.rekey_all(*force),
-        }
-    }
-
-    /// Everything at one time, for metrics.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            status: self.status(),
-            tunnels: self.tunnels(&Select::default()).map(|(_, tunnel)| tunnel).collect(),
-            ports: self.ports(),
-            workers: self.tallies(),
-            events_lost: self.events.lost(),
-            ike: self.ike_metrics(),
         }
     }
 
@@ -243,7 +230,7 @@ impl Gateway {
         }
     }
 
-    fn tallies(&self) -> Vec<Tally> {
+    pub(crate) fn tallies(&self) -> Vec<Tally> {
         self.state
             .as_ref()
             .map_or_else(Vec::new, |state| state.workers().iter().map(|worker| worker.read()).collect())
@@ -260,7 +247,7 @@ impl Gateway {
         Verdict::drops().map(count).collect()
     }
 
-    fn ports(&self) -> Vec<PortStatus> {
+    pub(crate) fn ports(&self) -> Vec<PortStatus> {
         let config = self.config();
         let public = config.public_ports();
         let reports: Vec<_> =

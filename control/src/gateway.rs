@@ -24,6 +24,7 @@ use crate::publish::routes::{KernelView, Routes};
 use crate::publish::tunnels::{Changes, Tunnels};
 use crate::publish::view::TwinIndex;
 use crate::region;
+use crate::telemetry::{AppliedTimes, Round};
 use crate::twins::{RouteSpec, TwinKind, TwinSpec};
 
 /// How often the state segment's file is looked for, or looked at.
@@ -75,6 +76,8 @@ pub struct Gateway {
     pub(crate) failures: BTreeSet<String>,
     pub(crate) ike: Ike,
     pub(crate) dirty: bool,
+    pub(crate) round: Round,
+    pub(crate) applied: AppliedTimes,
     region: PathBuf,
     plans: BTreeMap<String, Plan>,
     routes: Routes,
@@ -119,11 +122,14 @@ impl Gateway {
             twins: TwinIndex::default(),
             epoch: None,
             dirty: false,
+            round: Round::default(),
+            applied: AppliedTimes::default(),
             incomplete: None,
             looked: None,
             unread: None,
             unpublished: None,
         };
+        gateway.remember_applied(true);
         gateway.publish_ports();
         gateway.follow_connections(connections);
         Ok(gateway)
@@ -156,6 +162,7 @@ impl Gateway {
             self.fill();
         }
         self.tick_ike(&news);
+        self.look_at_tunnels();
         self.neighbours.ask(news.neighbours, &self.twins, mirror);
         let changed = self.dirty || self.unpublished.is_some_and(|since| since.elapsed() >= RETRY);
         if changed {
@@ -185,6 +192,18 @@ impl Gateway {
     /// # Errors
     /// What is wrong with the file, or what cannot change while running; nothing was changed then.
     pub fn apply(&mut self) -> Result<Applied, String> {
+        let result = self.read_again();
+        self.remember_applied(result.is_ok());
+        result
+    }
+
+    fn remember_applied(&mut self, good: bool) {
+        let now = self.moment().unix;
+        let last_good = if good { now } else { self.applied.last_good };
+        self.applied = AppliedTimes { last: now, last_good, good };
+    }
+
+    fn read_again(&mut self) -> Result<Applied, String> {
         let mut checked =
             Config::load(&self.checked.file, &Machine::this()).map_err(|error| error.to_string())?;
         if let Some(name) = &self.name {

@@ -82,9 +82,10 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
     let metrics = match gateway.config().metrics.listen {
         Listen::Off => None,
         Listen::At(address) => {
+            let allowed = gateway.config().metrics.allow.iter().map(|net| net.0).collect();
             let server = scrape::Server::bind(address).await;
             let server = server.map_err(|error| RunError::Metrics { address, error })?;
-            Some(tokio::spawn(server.run(snapshots.clone())))
+            Some(tokio::spawn(server.allow(allowed).run(snapshots.clone())))
         }
     };
     let twins = Kernel {
@@ -129,6 +130,7 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
     result
 }
 
+type Reply = tokio::sync::oneshot::Sender<std::sync::Arc<telemetry::Snapshot>>;
 type Received = Option<mpsc::Receiver<Datagram>>;
 type Keeper = Option<tokio::task::JoinHandle<Result<(), SuperviseError>>>;
 
@@ -167,17 +169,20 @@ impl Process {
     async fn serve(
         &mut self,
         mut called: mpsc::Receiver<Call>,
-        mut scraped: mpsc::Receiver<tokio::sync::oneshot::Sender<telemetry::Snapshot>>,
+        mut scraped: mpsc::Receiver<Reply>,
         received: &mut Received,
         keeper: &mut Keeper,
     ) -> Result<(), RunError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.gateway.kernel_changed(&self.mirror);
+        let mut scrape = None;
         loop {
             tokio::select! {
                 _ = tick.tick() => {
                     self.gateway.tick(&mut self.mirror);
+                    // However busy all else is.
+                    scrape = scrape.and_then(|scrape| self.gateway.scrape_on(scrape));
                     self.follow_twins().await;
                 }
                 changed = self.mirror.changed() => match changed {
@@ -193,8 +198,12 @@ impl Process {
                     let response = self.gateway.answer(&call.request);
                     let _ = call.reply.send(response);
                 }
-                Some(reply) = scraped.recv() => {
-                    let _ = reply.send(self.gateway.snapshot());
+                Some(first) = scraped.recv(), if scrape.is_none() => {
+                    let waiting = std::iter::from_fn(|| scraped.try_recv().ok());
+                    scrape = Some(self.gateway.scrape(std::iter::once(first).chain(waiting).collect()));
+                }
+                _ = tokio::task::yield_now(), if scrape.is_some() => {
+                    scrape = scrape.and_then(|scrape| self.gateway.scrape_on(scrape));
                 }
                 _ = self.signals.hangup.recv() => match self.gateway.apply() {
                     Ok(applied) => log::info!("configuration applied: {:?}", applied.tunnels),

@@ -1,25 +1,47 @@
-//! Prometheus metrics: a snapshot of counters enters, OpenMetrics text leaves.
+//! Prometheus metrics: a snapshot of counters enters, text in one of two formats leaves.
 
-use std::fmt::{self, Debug};
+mod collect;
+pub mod series;
+pub mod text;
 
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use penstock_ike::Reason;
 use penstock_tables::worker::Tally;
 use penstock_tables::{Note, Verdict};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
 
-use crate::api::types::{CertificateEnd, PortStatus, Status, TunnelState, TunnelStatus};
+use crate::api::types::{CertificateEnd, PortStatus, TunnelState};
 use crate::ike::IkeMetrics;
+use crate::publish::live::{Refused, Traffic};
+pub(crate) use collect::Round;
+pub use collect::Scrape;
+use series as s;
+use text::{Format, Writer};
 
-/// Everything that is told, at one time.
-#[derive(Debug)]
+/// Everything that is told.
+#[derive(Debug, Default)]
 pub struct Snapshot {
-    /// The gateway.
-    pub status: Status,
-    /// The tunnels.
-    pub tunnels: Vec<TunnelStatus>,
+    /// Name of the gateway.
+    pub name: String,
+    /// When control started, in seconds since 1970.
+    pub started: u64,
+    /// Whether the data plane runs.
+    pub dataplane: bool,
+    /// Starts of the data plane after its first.
+    pub restarts: u32,
+    /// Routes in the data plane.
+    pub routes: usize,
+    /// What became of configurations that were read.
+    pub applied: AppliedTimes,
+    /// Tunnels by state.
+    pub states: BTreeMap<TunnelState, u64>,
+    /// Tunnels that send and get nothing back.
+    pub unanswered: u64,
+    /// Each tunnel; `None` where that is switched off.
+    pub tunnels: Option<Vec<TunnelSample>>,
+    /// Certificates in use.
+    pub certificates: Vec<CertificateEnd>,
     /// The ports.
     pub ports: Vec<PortStatus>,
     /// The workers.
@@ -30,189 +52,168 @@ pub struct Snapshot {
     pub ike: IkeMetrics,
 }
 
-/// Labels and value of one sample.
-type Sample = (Vec<(&'static str, String)>, u64);
+/// What became of configurations that were read, in seconds since 1970.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AppliedTimes {
+    /// When one was read last.
+    pub last: u64,
+    /// When one was applied last.
+    pub last_good: u64,
+    /// Whether the last one was.
+    pub good: bool,
+}
 
-impl Collector for Snapshot {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let encoder = &mut encoder;
-        let status = &self.status;
-        let info = vec![("version", status.version.clone()), ("name", status.name.clone())];
-        gauge(encoder, "penstock_info", "Version and name of the gateway", vec![(info, 1)])?;
-        let single = |value: u64| vec![(Vec::new(), value)];
-        let running = single(u64::from(status.dataplane.running));
-        gauge(encoder, "penstock_dataplane_up", "Whether the data plane runs", running)?;
-        let restarts = single(u64::from(status.dataplane.restarts));
-        counter(
-            encoder,
-            "penstock_dataplane_restarts",
-            "Starts of the data plane after its first",
-            restarts,
-        )?;
-        gauge(encoder, "penstock_routes", "Routes in the data plane", single(status.routes as u64))?;
-        counter(
-            encoder,
-            "penstock_events_lost",
-            "Hints of workers that were overwritten unread",
-            single(self.events_lost),
-        )?;
-        self.encode_workers(encoder)?;
-        self.encode_tunnels(encoder)?;
-        self.encode_ike(encoder)?;
-        self.encode_ports(encoder)
-    }
+/// One tunnel.
+#[derive(Debug, Default)]
+pub struct TunnelSample {
+    /// Its name.
+    pub name: String,
+    /// Since when it is in its state, in seconds since 1970.
+    pub since: u64,
+    /// Why it is not up.
+    pub down: Option<String>,
+    /// Failures of its connection, where it is the one that owns it.
+    pub failures: Vec<(Reason, u64)>,
+    /// Generation of its lab keys; 0 where it has none.
+    pub generation: u32,
+    /// When its keys are replaced, in seconds since 1970.
+    pub rekey_at: Option<u64>,
+    /// Sent.
+    pub sent: Traffic,
+    /// Received.
+    pub received: Traffic,
+    /// When it sent and received last, in seconds since 1970.
+    pub last: (Option<u64>, Option<u64>),
+    /// Packets that were sent since one was received.
+    pub unanswered_packets: u64,
+    /// Whether that is worth telling.
+    pub unanswered: bool,
+    /// What its SAs refused.
+    pub refused: Refused,
 }
 
 impl Snapshot {
-    fn encode_workers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let each = |value: &dyn Fn(&Tally) -> u64| -> Vec<Sample> {
-            let numbered = self.workers.iter().enumerate();
-            numbered.map(|(worker, tally)| (vec![("worker", worker.to_string())], value(tally))).collect()
-        };
-        counter(
-            encoder,
-            "penstock_frames_received",
-            "Frames taken from ports and twins",
-            each(&|tally| tally.received),
-        )?;
-        let verdicts = Verdict::ALL
-            .iter()
-            .flat_map(|verdict| with(each(&|tally| tally.of(*verdict)), "verdict", verdict.name()));
-        counter(
-            encoder,
-            "penstock_frames",
-            "Frames by how they ended; sums up to those received",
-            verdicts.collect(),
-        )?;
-        let notes =
-            Note::ALL.iter().flat_map(|note| with(each(&|tally| tally.noted(*note)), "note", note.name()));
-        counter(encoder, "penstock_notes", "What happened to frames besides their end", notes.collect())?;
-        counter(
-            encoder,
-            "penstock_busy_cycles",
-            "TSC cycles of loops that had frames",
-            each(&|tally| tally.busy_cycles),
-        )?;
-        counter(encoder, "penstock_cycles", "TSC cycles of workers", each(&|tally| tally.total_cycles))
+    /// Writes everything.
+    ///
+    /// # Errors
+    /// Where nobody reads any more.
+    pub fn write(&self, format: Format, out: impl Write) -> io::Result<()> {
+        let mut out = Writer::new(out, format);
+        out.family(&s::INFO, [([env!("CARGO_PKG_VERSION"), &self.name], 1)])?;
+        out.single(&s::START_TIME, self.started)?;
+        out.single(&s::APPLY_GOOD, self.applied.good.into())?;
+        out.single(&s::APPLY_TIME, self.applied.last)?;
+        out.single(&s::APPLY_GOOD_TIME, self.applied.last_good)?;
+        out.single(&s::DATAPLANE_UP, self.dataplane.into())?;
+        out.single(&s::DATAPLANE_RESTARTS, self.restarts.into())?;
+        out.single(&s::ROUTES, self.routes as u64)?;
+        out.single(&s::EVENTS_LOST, self.events_lost)?;
+        self.write_workers(&mut out)?;
+        out.family(&s::TUNNELS, self.states.iter().map(|(state, count)| ([state.code()], *count)))?;
+        out.single(&s::TUNNELS_UNANSWERED, self.unanswered)?;
+        if let Some(tunnels) = &self.tunnels {
+            write_tunnels(&mut out, tunnels)?;
+            write_traffic(&mut out, tunnels)?;
+        }
+        self.write_ike(&mut out)?;
+        self.write_ports(&mut out)?;
+        out.finish()
     }
 
-    fn encode_tunnels(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let each = |value: &dyn Fn(&TunnelStatus) -> u64| -> Vec<Sample> {
-            self.tunnels.iter().map(|tunnel| (vec![("tunnel", tunnel.name.clone())], value(tunnel))).collect()
+    fn write_workers<W: Write>(&self, out: &mut Writer<W>) -> io::Result<()> {
+        let workers: Vec<(String, &Tally)> =
+            self.workers.iter().enumerate().map(|(worker, tally)| (worker.to_string(), tally)).collect();
+        let each = |value: fn(&Tally) -> u64| {
+            workers.iter().map(move |(worker, tally)| ([worker.as_str()], value(tally)))
         };
-        let both =
-            |sent: &dyn Fn(&TunnelStatus) -> u64, received: &dyn Fn(&TunnelStatus) -> u64| -> Vec<Sample> {
-                let mut samples = with(each(sent), "direction", "sent");
-                samples.extend(with(each(received), "direction", "received"));
-                samples
-            };
-        let up = each(&|tunnel| u64::from(tunnel.state == TunnelState::Up));
-        gauge(encoder, "penstock_tunnel_up", "Whether the tunnel has an SA and a way to its peer", up)?;
-        let generation = each(&|tunnel| u64::from(tunnel.generation));
-        gauge(encoder, "penstock_tunnel_generation", "Generation of the tunnel's lab keys", generation)?;
-        let packets = both(&|tunnel| tunnel.sent.packets, &|tunnel| tunnel.received.packets);
-        counter(encoder, "penstock_tunnel_packets", "Packets through the tunnel", packets)?;
-        let bytes = both(&|tunnel| tunnel.sent.bytes, &|tunnel| tunnel.received.bytes);
-        counter(encoder, "penstock_tunnel_bytes", "Inner octets through the tunnel", bytes)
+        out.family(&s::FRAMES_RECEIVED, each(|tally| tally.received))?;
+        let verdicts = Verdict::ALL.iter().flat_map(|verdict| {
+            workers.iter().map(|(worker, tally)| ([worker.as_str(), verdict.name()], tally.of(*verdict)))
+        });
+        out.family(&s::FRAMES, verdicts)?;
+        let notes = Note::ALL.iter().flat_map(|note| {
+            workers.iter().map(|(worker, tally)| ([worker.as_str(), note.name()], tally.noted(*note)))
+        });
+        out.family(&s::NOTES, notes)?;
+        out.family(&s::BUSY_CYCLES, each(|tally| tally.busy_cycles))?;
+        out.family(&s::CYCLES, each(|tally| tally.total_cycles))
     }
 
-    fn encode_ike(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn write_ike<W: Write>(&self, out: &mut Writer<W>) -> io::Result<()> {
         let ike = &self.ike;
-        let single = |value: u64| vec![(Vec::new(), value)];
-        gauge(encoder, "penstock_ike_sas", "IKE SAs, without half-open ones", single(ike.sas))?;
-        let help = "IKE SAs that a peer began and that are not authenticated yet";
-        gauge(encoder, "penstock_ike_half_open", help, single(ike.half_open))?;
-        let help = "Child SAs in use or draining";
-        gauge(encoder, "penstock_ike_child_sas", help, single(ike.children))?;
-        let rekeys = [("ike", ike.rekeys.0), ("child", ike.rekeys.1)];
-        let rekeys = rekeys.map(|(kind, count)| (vec![("kind", kind.to_string())], count));
-        counter(encoder, "penstock_ike_rekeys", "SAs that were replaced by new ones", rekeys.into())?;
-        let failures = ike.failures.iter();
-        let failures = failures.map(|(reason, count)| (vec![("reason", reason.code().to_string())], *count));
-        let help = "Negotiations that failed and SAs that ended, by reason (docs/reasons.md)";
-        counter(encoder, "penstock_ike_failures", help, failures.collect())?;
-        let labels = |one: &CertificateEnd| {
-            vec![("tunnel", one.tunnel.clone()), ("role", one.role.clone()), ("subject", one.subject.clone())]
-        };
-        let ends = ike.certificates.iter().map(|one| (labels(one), one.not_after)).collect();
-        let help = "End of validity of certificates in use, in seconds since 1970";
-        gauge(encoder, "penstock_certificate_end_seconds", help, ends)
+        out.single(&s::IKE_SAS, ike.sas)?;
+        out.single(&s::IKE_HALF_OPEN, ike.half_open)?;
+        out.single(&s::IKE_CHILD_SAS, ike.children)?;
+        out.family(&s::IKE_REKEYS, [(["ike"], ike.rekeys.0), (["child"], ike.rekeys.1)])?;
+        out.family(&s::IKE_FAILURES, ike.failures.iter().map(|(reason, count)| ([reason.code()], *count)))?;
+        let ends = self.certificates.iter();
+        let ends = ends.map(|one| ([&one.tunnel, &one.role, &one.subject], one.not_after));
+        out.family(&s::CERTIFICATE_EXPIRY, ends)
     }
 
-    fn encode_ports(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let each = |value: &dyn Fn(&PortStatus) -> u64| -> Vec<Sample> {
-            self.ports.iter().map(|port| (vec![("port", port.name.clone())], value(port))).collect()
+    fn write_ports<W: Write>(&self, out: &mut Writer<W>) -> io::Result<()> {
+        let each = |value: fn(&PortStatus) -> u64| {
+            self.ports.iter().map(move |port| ([port.name.as_str()], value(port)))
         };
-        let both =
-            |sent: &dyn Fn(&PortStatus) -> u64, received: &dyn Fn(&PortStatus) -> u64| -> Vec<Sample> {
-                let mut samples = with(each(sent), "direction", "sent");
-                samples.extend(with(each(received), "direction", "received"));
-                samples
-            };
-        let link = each(&|port| u64::from(port.link_up));
-        gauge(encoder, "penstock_port_link_up", "Whether the port's link is up", link)?;
-        let packets = both(&|port| port.sent.packets, &|port| port.received.packets);
-        counter(encoder, "penstock_port_packets", "Packets that the device counted", packets)?;
-        let bytes = both(&|port| port.sent.bytes, &|port| port.received.bytes);
-        counter(encoder, "penstock_port_bytes", "Octets that the device counted", bytes)?;
-        let errors = both(&|port| port.send_errors, &|port| port.receive_errors);
-        counter(
-            encoder,
-            "penstock_port_errors",
-            "Packets that the device failed to send or received damaged",
-            errors,
-        )?;
-        counter(
-            encoder,
-            "penstock_port_missed",
-            "Packets that no worker fetched in time",
-            each(&|port| port.missed),
-        )?;
-        gauge(encoder, "penstock_buffers_in_use", "Packet buffers in use", each(&|port| port.buffers_in_use))
+        let both = |sent: fn(&PortStatus) -> u64, received: fn(&PortStatus) -> u64| {
+            directions(&self.ports, |port| &port.name, sent, received)
+        };
+        out.family(&s::PORT_LINK_UP, each(|port| port.link_up.into()))?;
+        out.family(&s::PORT_PACKETS, both(|port| port.sent.packets, |port| port.received.packets))?;
+        out.family(&s::PORT_BYTES, both(|port| port.sent.bytes, |port| port.received.bytes))?;
+        out.family(&s::PORT_ERRORS, both(|port| port.send_errors, |port| port.receive_errors))?;
+        out.family(&s::PORT_MISSED, each(|port| port.missed))?;
+        out.family(&s::BUFFERS_IN_USE, each(|port| port.buffers_in_use))
     }
 }
 
-/// Adds a label to every sample.
-fn with(samples: Vec<Sample>, label: &'static str, value: &str) -> Vec<Sample> {
-    let add = |(mut labels, number): Sample| {
-        labels.push((label, value.to_string()));
-        (labels, number)
+/// How the tunnels are.
+fn write_tunnels<W: Write>(out: &mut Writer<W>, tunnels: &[TunnelSample]) -> io::Result<()> {
+    let each = |value: fn(&TunnelSample) -> Option<u64>| {
+        tunnels.iter().filter_map(move |one| Some(([one.name.as_str()], value(one)?)))
     };
-    samples.into_iter().map(add).collect()
+    out.family(&s::TUNNEL_UP, each(|one| Some(one.down.is_none().into())))?;
+    out.family(&s::TUNNEL_STATE_CHANGE, each(|one| Some(one.since)))?;
+    let down = tunnels.iter().filter_map(|one| Some(([&one.name, one.down.as_deref()?], 1)));
+    out.family(&s::TUNNEL_DOWN, down)?;
+    let failures = tunnels.iter().flat_map(|one| {
+        one.failures.iter().map(|(reason, count)| ([one.name.as_str(), reason.code()], *count))
+    });
+    out.family(&s::TUNNEL_FAILURES, failures)?;
+    out.family(&s::TUNNEL_GENERATION, each(|one| Some(one.generation.into()).filter(|now| *now > 0)))?;
+    out.family(&s::TUNNEL_REKEY, each(|one| one.rekey_at))
 }
 
-fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, samples: Vec<Sample>) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, ConstCounter::new(0u64).metric_type())?;
-    for (labels, value) in samples {
-        let value = ConstCounter::new(value);
-        match labels.is_empty() {
-            true => return value.encode(metric),
-            false => value.encode(metric.encode_family(&labels)?)?,
-        }
-    }
-    Ok(())
+/// What the tunnels carry.
+fn write_traffic<W: Write>(out: &mut Writer<W>, tunnels: &[TunnelSample]) -> io::Result<()> {
+    let each =
+        |value: fn(&TunnelSample) -> u64| tunnels.iter().map(move |one| ([one.name.as_str()], value(one)));
+    let both = |sent: fn(&TunnelSample) -> u64, received: fn(&TunnelSample) -> u64| {
+        directions(tunnels, |one| &one.name, sent, received)
+    };
+    out.family(&s::TUNNEL_PACKETS, both(|one| one.sent.packets, |one| one.received.packets))?;
+    out.family(&s::TUNNEL_BYTES, both(|one| one.sent.bytes, |one| one.received.bytes))?;
+    let last = tunnels.iter().flat_map(|one| {
+        let both = [("sent", one.last.0), ("received", one.last.1)];
+        both.into_iter().filter_map(|(direction, at)| Some(([one.name.as_str(), direction], at?)))
+    });
+    out.family(&s::TUNNEL_LAST_PACKET, last)?;
+    out.family(&s::TUNNEL_UNANSWERED_PACKETS, each(|one| one.unanswered_packets))?;
+    out.family(&s::TUNNEL_UNANSWERED, each(|one| one.unanswered.into()))?;
+    let drops = tunnels.iter().flat_map(|one| {
+        let reasons = one.refused.by_reason();
+        reasons.into_iter().map(|(reason, count)| ([one.name.as_str(), reason], count))
+    });
+    out.family(&s::TUNNEL_DROPS, drops)
 }
 
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, samples: Vec<Sample>) -> fmt::Result {
-    let mut metric = encoder.encode_descriptor(name, help, None, ConstGauge::new(0i64).metric_type())?;
-    for (labels, value) in samples {
-        let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-        match labels.is_empty() {
-            true => return value.encode(metric),
-            false => value.encode(metric.encode_family(&labels)?)?,
-        }
-    }
-    Ok(())
-}
-
-/// The text of a snapshot.
-pub fn text(snapshot: Snapshot) -> String {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(snapshot));
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => text,
-        // Writing to a string cannot fail; an empty answer would look like a gateway without counters.
-        Err(error) => format!("# {error}\n# EOF\n"),
-    }
+/// Two samples of each: what was sent, what was received.
+fn directions<T>(
+    all: &[T],
+    name: fn(&T) -> &str,
+    sent: fn(&T) -> u64,
+    received: fn(&T) -> u64,
+) -> impl Iterator<Item = ([&str; 2], u64)> {
+    all.iter()
+        .flat_map(move |one| [([name(one), "sent"], sent(one)), ([name(one), "received"], received(one))])
 }

@@ -56,6 +56,8 @@ pub struct Endpoint {
     pub(crate) refusals: (u64, u32),
     /// Events of the endpoint that belong to no connection, by reason.
     pub(crate) stray: BTreeMap<Reason, u64>,
+    /// The sum of what every connection's memory counts.
+    pub(crate) remembered: BTreeMap<Reason, u64>,
     expiry_checked: Option<u64>,
 }
 
@@ -82,6 +84,7 @@ impl Endpoint {
             cookie: CookieSecret { version: 0, changed: Instant::default(), secrets },
             refusals: (0, 0),
             stray: BTreeMap::new(),
+            remembered: BTreeMap::new(),
             expiry_checked: None,
         }
     }
@@ -120,7 +123,10 @@ impl Endpoint {
         self.tunnels.of_connection(name).into_iter().for_each(|s| self.tunnels.remove(out, s, None));
         self.connections.remove(name);
         let memory = self.memory.remove(name).unwrap_or_default();
-        memory.counts.iter().for_each(|(reason, n)| *self.stray.entry(*reason).or_default() += n);
+        for (reason, n) in &memory.counts {
+            *self.stray.entry(*reason).or_default() += n;
+            *self.remembered.entry(*reason).or_default() -= n;
+        }
     }
 
     /// Other settings, from the next exchange on; what they say about timers under way stays.
@@ -481,7 +487,12 @@ impl Endpoint {
             match event.connection.as_ref().and_then(|n| self.memory.get_mut(n)) {
                 // A nested call has recorded it already.
                 Some(memory) if memory.recorded.as_ref() == Some(event) => {}
-                Some(memory) => memory.record(event, up, &self.settings),
+                Some(memory) => {
+                    memory.record(event, up, &self.settings);
+                    if let Some(f) = &event.failure {
+                        *self.remembered.entry(f.reason).or_default() += 1;
+                    }
+                }
                 None => {
                     if let Some(f) = &event.failure {
                         *self.stray.entry(f.reason).or_default() += 1;

@@ -193,10 +193,19 @@ impl Endpoint {
     /// Failures and ends so far by reason, those of connections that are gone among them, for metrics.
     pub fn failures(&self) -> std::collections::BTreeMap<Reason, u64> {
         let mut sum = self.stray.clone();
-        for (reason, count) in self.memory.values().flat_map(|m| &m.counts) {
-            *sum.entry(*reason).or_default() += count;
-        }
+        self.remembered.iter().for_each(|(reason, count)| *sum.entry(*reason).or_default() += count);
         sum
+    }
+
+    /// Failures and ends of one connection so far by reason, for metrics.
+    pub fn failures_of(&self, name: &str) -> impl Iterator<Item = (Reason, u64)> {
+        self.memory.get(name).into_iter().flat_map(|m| &m.counts).map(|(reason, count)| (*reason, *count))
+    }
+
+    /// When a child SA will be replaced, by its inbound SPI.
+    pub fn child_rekey_at(&self, spi_in: u32) -> Option<Instant> {
+        let sa = self.sas.get(self.owners.get(&spi_in)?)?;
+        sa.children.iter().find(|child| child.spi_in == spi_in).map(|child| child.soft_at)
     }
 
     /// Refusals that belong to no connection, by reason, for metrics.
@@ -206,32 +215,32 @@ impl Endpoint {
 
     /// Certificates in use and their ends of validity.
     pub fn certificates(&self) -> Vec<CertificateStatus> {
+        self.connections.iter().flat_map(|c| self.certificates_of(&c.name)).collect()
+    }
+
+    /// Those that one connection uses.
+    pub fn certificates_of(&self, name: &str) -> Vec<CertificateStatus> {
+        let Some(c) = self.connections.get(name) else { return Vec::new() };
         let mut out = Vec::new();
-        for c in self.connections.iter() {
-            let entry = |role, subject: &str, not_after| CertificateStatus {
-                connection: c.name.clone(),
-                role,
-                subject: subject.to_string(),
-                not_after,
-            };
-            if let LocalAuth::Certificate(own) = &c.local_auth {
-                out.push(entry("local", own.subject(), own.not_after()));
-            }
-            if let RemoteAuth::Certificate(store) = &c.remote_auth {
-                out.extend(store.validity().iter().map(|(s, t)| entry("ca", s, *t)));
-            }
-            out.extend(
-                self.sas_of(&c.name)
-                    .filter_map(|s| s.peer_certificate.as_ref())
-                    .map(|(s, t)| entry("peer", s, *t)),
-            );
+        let entry = |role, subject: &str, not_after| CertificateStatus {
+            connection: c.name.clone(),
+            role,
+            subject: subject.to_string(),
+            not_after,
+        };
+        if let LocalAuth::Certificate(own) = &c.local_auth {
+            out.push(entry("local", own.subject(), own.not_after()));
         }
+        if let RemoteAuth::Certificate(store) = &c.remote_auth {
+            out.extend(store.validity().iter().map(|(s, t)| entry("ca", s, *t)));
+        }
+        let of_peers = self.sas_of(&c.name).filter_map(|s| s.peer_certificate.as_ref());
+        out.extend(of_peers.map(|(s, t)| entry("peer", s, *t)));
         out
     }
 
     /// IKE SAs, half-open ones among them, and installed or draining child SAs. All zero when nothing is left behind.
     pub fn counts(&self) -> (usize, usize, usize) {
-        let half_open = self.sas.values().filter(|s| s.state == State::HalfOpen).count();
-        (self.sas.len(), half_open, self.tunnels.len())
+        (self.sas.len(), self.half_open.len(), self.tunnels.len())
     }
 }

@@ -240,7 +240,7 @@ pub struct TunnelStatus {
 }
 
 /// Whether packets pass through a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelState {
     /// They do.
@@ -254,6 +254,20 @@ pub enum TunnelState {
 }
 
 impl TunnelState {
+    /// Every state.
+    pub const ALL: [TunnelState; 4] =
+        [TunnelState::Up, TunnelState::NoSa, TunnelState::NoRoute, TunnelState::NoNeighbour];
+
+    /// The word of metrics and JSON.
+    pub fn code(self) -> &'static str {
+        match self {
+            TunnelState::Up => "up",
+            TunnelState::NoSa => "no_sa",
+            TunnelState::NoRoute => "no_route",
+            TunnelState::NoNeighbour => "no_neighbour",
+        }
+    }
+
     /// The word for people.
     pub fn word(self) -> &'static str {
         match self {

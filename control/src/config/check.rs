@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use penstock_tables::adjacency::MAX_PORTS;
 
 use super::scalar::InterfaceAddress;
-use super::types::{Config, Listen, Port};
+use super::types::{Config, Listen, Metrics, Port};
 use super::{check_ike, check_tunnels};
 
 /// What the machine has, as far as a configuration can contradict it.
@@ -80,15 +80,26 @@ fn general(config: &Config, found: &mut Found) {
             found.error(path, message);
         }
     }
-    if let Listen::At(address) = config.metrics.listen
-        && !address.ip().is_loopback()
-    {
-        let message = format!(
-            "`{address}` is not a loopback address: metrics are served in clear and to anyone, so write 127.0.0.1:{} \
-             and put a proxy before it",
-            address.port()
-        );
-        found.error("metrics.listen", message);
+    metrics(&config.metrics, found);
+}
+
+fn metrics(metrics: &Metrics, found: &mut Found) {
+    match metrics.listen {
+        Listen::At(address) if !address.ip().is_loopback() && metrics.allow.is_empty() => {
+            let message = format!(
+                "`{address}` is not a loopback address: name the networks that are answered in metrics.allow, or write \
+                 127.0.0.1:{}",
+                address.port()
+            );
+            found.error("metrics.listen", message);
+        }
+        Listen::At(address) if address.ip().is_loopback() && !metrics.allow.is_empty() => {
+            let message = format!(
+                "nobody of these networks reaches the loopback address `{address}`: change metrics.listen"
+            );
+            found.error("metrics.allow", message);
+        }
+        _ => {}
     }
 }
 

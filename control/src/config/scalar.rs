@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use zeroize::Zeroizing;
@@ -126,6 +126,26 @@ impl FromStr for Peer {
             },
             (Err(_), false) => Err(format!("`{text}` is not an address, expected {PEER}")),
         }
+    }
+}
+
+const NETWORK: &str = "a prefix such as 10.1.0.0/16 or 2001:db8::/32";
+
+/// A network of either family: no bit set behind the prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub IpNet);
+text_form!(Network, NETWORK);
+shown_as_field!(Network);
+
+impl FromStr for Network {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Network, String> {
+        let host = text.parse::<IpAddr>().map(IpNet::from);
+        let net: IpNet = text.parse().or(host).map_err(|_| format!("`{text}`, expected {NETWORK}"))?;
+        if net.addr() != net.network() {
+            return Err(format!("`{text}` has bits set behind its prefix length: write {}", net.trunc()));
+        }
+        Ok(Network(net))
     }
 }
 

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ike::{Ike, IkeGlobal};
-use super::scalar::{Address, InterfaceAddress, KeyText, Peer, Prefix, shown, text_form, unique};
+use super::scalar::{Address, InterfaceAddress, KeyText, Network, Peer, Prefix, shown, text_form, unique};
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -496,13 +496,19 @@ pub struct FixedKey {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
-    /// Loopback address and TCP port of the HTTP server, or `off`.
+    /// Address and TCP port of the HTTP server, or `off`. Any other address than a loopback one needs `allow`.
     pub listen: Listen,
+    /// Networks whose hosts are answered besides this machine itself; all others are hung up on before a request is read. What
+    /// is served is not encrypted.
+    pub allow: Vec<Network>,
+    /// Whether there are series of each tunnel (`penstock_tunnel_...`); those of all tunnels together are always there.
+    pub tunnels: bool,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        Metrics { listen: Listen::At(SocketAddr::from(([127, 0, 0, 1], 9464))) }
+        let listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 9464)));
+        Metrics { listen, allow: Vec::new(), tunnels: true }
     }
 }
 

@@ -110,7 +110,7 @@ impl Gateway {
         said(name, true, "up", text, None)
     }
 
-    fn why_not_negotiated(&self, name: &str, live: &Live) -> Response {
+    pub(crate) fn why_not_negotiated(&self, name: &str, live: &Live) -> Response {
         let Some(one) = self.ike.connection_of(name) else { return unknown(name) };
         if let Some(problem) = self.ike.problems.get(&one.local) {
             return said(name, false, "no-socket", format!("{name} is down: {problem}"), None);

@@ -27,8 +27,6 @@ pub struct IkeMetrics {
     pub rekeys: (u64, u64),
     /// Failures and ends so far, by reason.
     pub failures: BTreeMap<Reason, u64>,
-    /// Certificates in use.
-    pub certificates: Vec<CertificateEnd>,
 }
 
 impl Gateway {
@@ -97,9 +95,14 @@ impl Gateway {
 
     /// The certificates in use.
     fn certificates(&self) -> Vec<CertificateEnd> {
+        self.ike.connections.keys().flat_map(|name| self.certificates_of(name)).collect()
+    }
+
+    /// Those that one connection uses.
+    pub(crate) fn certificates_of(&self, name: &str) -> Vec<CertificateEnd> {
         // One that several IKE SAs of a peer use is told once.
         let mut certificates = BTreeMap::new();
-        for one in self.ike.endpoint.certificates() {
+        for one in self.ike.endpoint.certificates_of(name) {
             certificates.insert((one.connection, one.role, one.subject), one.not_after);
         }
         let certificate = |((tunnel, role, subject), not_after): ((Arc<str>, &str, String), u64)| {
@@ -108,7 +111,7 @@ impl Gateway {
         certificates.into_iter().map(certificate).collect()
     }
 
-    /// Everything for metrics.
+    /// What metrics tell of all connections together.
     pub(crate) fn ike_metrics(&self) -> IkeMetrics {
         let (sas, half_open, children) = self.ike.endpoint.counts();
         let mut failures: BTreeMap<Reason, u64> = Reason::ALL.iter().map(|reason| (*reason, 0)).collect();
@@ -121,7 +124,6 @@ impl Gateway {
             children: children as u64,
             rekeys: self.ike.rekeys,
             failures,
-            certificates: self.certificates(),
         }
     }
 }

@@ -126,8 +126,7 @@ impl Tunnels {
                 useless.push(slot);
                 continue;
             };
-            let before = Traffic::of(state.inbound(slot).totals());
-            live.inbound.insert(generation, Inbound { slot, spi, base: sa.base(), before });
+            live.inbound.insert(generation, Inbound::new(slot, spi, sa.base(), state));
         }
         useless
     }

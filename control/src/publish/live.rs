@@ -10,6 +10,7 @@ use penstock_tables::{InboundSpec, KeyBlock, OutboundSpec, StateView, TablesWrit
 use super::journal::Journal;
 use super::lab::{ChainId, Material, fixed_id};
 use super::plan::{Keys, Plan};
+use super::watch::Watch;
 
 /// Sequence numbers are granted (and recorded on disk) in runs of 2 to this power.
 const GRANT_LOG2_ESN: u8 = 30;
@@ -39,6 +40,38 @@ impl Traffic {
     pub(super) fn add(&mut self, other: Traffic) {
         self.packets += other.packets;
         self.bytes += other.bytes;
+    }
+}
+
+/// Packets that an SA was to open and did not, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Refused {
+    /// Replayed, or older than the window.
+    pub replay: u64,
+    /// With a wrong tag.
+    pub auth_failed: u64,
+}
+
+impl Refused {
+    fn of((replay, auth_failed): (u64, u64)) -> Refused {
+        Refused { replay, auth_failed }
+    }
+
+    /// Each with its word.
+    pub fn by_reason(self) -> [(&'static str, u64); 2] {
+        [("replay", self.replay), ("auth_failed", self.auth_failed)]
+    }
+
+    pub(super) fn since(self, earlier: Refused) -> Refused {
+        Refused {
+            replay: self.replay.saturating_sub(earlier.replay),
+            auth_failed: self.auth_failed.saturating_sub(earlier.auth_failed),
+        }
+    }
+
+    pub(super) fn add(&mut self, other: Refused) {
+        self.replay += other.replay;
+        self.auth_failed += other.auth_failed;
     }
 }
 
@@ -84,10 +117,18 @@ pub struct Inbound {
     pub spi: u32,
     /// Where its numbers begin on the slot's replay ring.
     pub base: u64,
-    pub(super) before: Traffic,
+    before: Traffic,
+    refused_before: Refused,
 }
 
 impl Inbound {
+    /// One whose slot has counted for others until now.
+    pub(super) fn new(slot: u32, spi: u32, base: u64, state: &StateView) -> Inbound {
+        let counters = state.inbound(slot);
+        let (before, refused_before) = (Traffic::of(counters.totals()), Refused::of(counters.refusals()));
+        Inbound { slot, spi, base, before, refused_before }
+    }
+
     /// The highest sequence number that was opened, 0 before the first.
     pub fn sequence(&self, state: &StateView) -> u64 {
         state.inbound(self.slot).top().saturating_sub(self.base)
@@ -96,6 +137,11 @@ impl Inbound {
     /// What it opened since this control knows it.
     pub fn traffic(&self, state: &StateView) -> Traffic {
         Traffic::of(state.inbound(self.slot).totals()).since(self.before)
+    }
+
+    /// What it refused since this control knows it.
+    pub fn refused(&self, state: &StateView) -> Refused {
+        Refused::of(state.inbound(self.slot).refusals()).since(self.refused_before)
     }
 }
 
@@ -122,9 +168,12 @@ pub struct Live {
     pub peer_generation: u32,
     /// Why it has no SA.
     pub problem: Option<String>,
+    /// What was seen of it.
+    pub watch: Watch,
     pub(super) stepped: Instant,
     pub(super) sent: Traffic,
     pub(super) received: Traffic,
+    pub(super) refused: Refused,
 }
 
 impl Live {
@@ -147,9 +196,11 @@ impl Live {
             generation,
             peer_generation,
             problem: None,
+            watch: Watch::default(),
             stepped: Instant::now(),
             sent: Traffic::default(),
             received: Traffic::default(),
+            refused: Refused::default(),
         }
     }
 
@@ -164,6 +215,13 @@ impl Live {
         self.all_outbound().for_each(|sa| sent.add(sa.traffic(state)));
         self.inbound.values().for_each(|sa| received.add(sa.traffic(state)));
         (sent, received)
+    }
+
+    /// What was refused since this control knows the tunnel, over all its SAs.
+    pub fn refused(&self, state: &StateView) -> Refused {
+        let mut refused = self.refused;
+        self.inbound.values().for_each(|sa| refused.add(sa.refused(state)));
+        refused
     }
 
     /// Names its outbound key in the journal; negotiated keys are not in it, for none outlives a reboot.
@@ -268,11 +326,11 @@ pub(super) fn add_inbound(
     key: KeyBlock,
 ) -> Result<(), TableFull> {
     let slot = tables.reserve_spi(spi)?;
-    let (base, before) = (state.inbound(slot).top(), Traffic::of(state.inbound(slot).totals()));
+    let sa = Inbound::new(slot, spi, state.inbound(slot).top(), state);
     let form = &live.plan.form;
     let spec = InboundSpec { tunnel: live.slot, key, esn: form.esn, window: form.window };
     tables.install_inbound_at(slot, spi, spec, state);
-    live.inbound.insert(generation, Inbound { slot, spi, base, before });
+    live.inbound.insert(generation, sa);
     Ok(())
 }
 
@@ -331,6 +389,7 @@ pub(super) fn trim(live: &mut Live, tables: &mut TablesWriter, state: &StateView
 pub(super) fn retire_inbound(live: &mut Live, tables: &mut TablesWriter, state: &StateView, generation: u32) {
     if let Some(old) = live.inbound.remove(&generation) {
         live.received.add(old.traffic(state));
+        live.refused.add(old.refused(state));
         tables.retire_inbound(old.slot);
     }
 }

@@ -15,3 +15,4 @@ pub mod rekey;
 pub mod routes;
 pub mod tunnels;
 pub mod view;
+pub mod watch;

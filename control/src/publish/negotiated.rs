@@ -134,10 +134,10 @@ impl Tunnels {
         let found = found.and_then(|live| Ok((live, expand(sa.esp.cipher, &sa.key_in)?)));
         let (live, key) = found.inspect_err(|_| tables.release_spi(sa.spi_in))?;
         let slot = sa.spi_in & (tables.capacity().inbound_slots() as u32 - 1);
-        let (base, before) = (state.inbound(slot).top(), Traffic::of(state.inbound(slot).totals()));
+        let fresh = Inbound::new(slot, sa.spi_in, state.inbound(slot).top(), state);
         let spec = InboundSpec { tunnel: live.slot, key, esn: sa.esp.esn, window: live.plan.form.window };
         tables.install_inbound(sa.spi_in, spec, state);
-        live.inbound.insert(sa.spi_in, Inbound { slot, spi: sa.spi_in, base, before });
+        live.inbound.insert(sa.spi_in, fresh);
         Ok(())
     }
 

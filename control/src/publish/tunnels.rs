@@ -52,6 +52,11 @@ impl Tunnels {
         self.live.iter()
     }
 
+    /// By name, from one on, to be looked at.
+    pub(crate) fn watched(&mut self, from: Bound<&str>) -> impl Iterator<Item = (&String, &mut Live)> {
+        self.live.range_mut::<str, _>((from, Bound::Unbounded))
+    }
+
     /// By name, from one on.
     pub fn from<'a>(&'a self, from: Bound<&str>) -> impl Iterator<Item = (&'a String, &'a Live)> {
         self.live.range::<str, _>((from, Bound::Unbounded))
@@ -100,7 +105,9 @@ impl Tunnels {
             if live.other_sas(plan) {
                 take_out(live, tables, state);
                 let fresh = Live::new(live.slot, plan.clone(), &self.journal);
-                *live = Live { sent: live.sent, received: live.received, ..fresh };
+                let watch = std::mem::take(&mut live.watch);
+                let (sent, received, refused) = (live.sent, live.received, live.refused);
+                *live = Live { sent, received, refused, watch, ..fresh };
                 changes.replaced += 1;
             } else if live.plan.spec != plan.spec || live.plan.routes != plan.routes {
                 changes.updated += 1;

@@ -563,7 +563,17 @@ pub const TABLE: &[(&str, Change, &str)] = &[
     (
         "metrics for the world",
         Replace("listen: 127.0.0.1:9464", "listen: 0.0.0.0:9464"),
-        "a.yaml:26:19: metrics.listen: `0.0.0.0:9464` is not a loopback address: metrics are served in clear and to anyone, so write 127.0.0.1:9464 and put a proxy before it",
+        "a.yaml:26:19: metrics.listen: `0.0.0.0:9464` is not a loopback address: name the networks that are answered in metrics.allow, or write 127.0.0.1:9464",
+    ),
+    (
+        "metrics for networks that cannot ask",
+        Replace("listen: 127.0.0.1:9464", "listen: 127.0.0.1:9464, allow: [10.0.0.0/8]"),
+        "a.yaml:26:35: metrics.allow: nobody of these networks reaches the loopback address `127.0.0.1:9464`: change metrics.listen",
+    ),
+    (
+        "metrics for a network with host bits",
+        Replace("listen: 127.0.0.1:9464", "listen: 0.0.0.0:9464, allow: [2001:db8::1/64]"),
+        "a.yaml:26:41: metrics.allow[0]: `2001:db8::1/64` has bits set behind its prefix length: write 2001:db8::/64",
     ),
     (
         "metrics without port",
