@@ -15,15 +15,28 @@ use penstock_tables::{Cipher, KeyBlock};
 use super::batch::{Batch, ONLY_MAX, Packet, each_batch};
 use super::{Direction, Engine, Job, TAG_LEN, scrub};
 
-/// See the module.
+/// The name of the engine.
+pub(super) const NAME: &str = "aesni";
+
+/// See the module. A value of this type is the proof that the CPU has what the engine is made of: there is no other way to
+/// one than [`Aesni::detect`].
+///
+/// ```compile_fail
+/// let engine = penstock_dataplane::crypto::aesni::Aesni;
+/// penstock_dataplane::crypto::Engine::run(&engine, &mut []);
+/// ```
+///
+/// ```compile_fail
+/// let engine = penstock_dataplane::crypto::aesni::Aesni(());
+/// ```
 #[derive(Debug)]
-pub struct Aesni;
+pub struct Aesni(());
 
 /// Octets of stack that a batch takes at most beside what it is described by.
 const SPILLED: usize = 2048;
 
 /// CPU features that the engine needs and this CPU lacks.
-pub(super) fn missing() -> Vec<&'static str> {
+fn missing() -> Vec<&'static str> {
     let features = [
         ("AES-NI", is_x86_feature_detected!("aes")),
         ("PCLMULQDQ", is_x86_feature_detected!("pclmulqdq")),
@@ -33,14 +46,25 @@ pub(super) fn missing() -> Vec<&'static str> {
     features.into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect()
 }
 
+impl Aesni {
+    /// The engine, where this CPU can run it.
+    ///
+    /// # Errors
+    /// The features that it needs and the CPU (or its hypervisor) lacks.
+    pub fn detect() -> Result<&'static Aesni, Vec<&'static str>> {
+        let missing = missing();
+        if missing.is_empty() { Ok(&Aesni(())) } else { Err(missing) }
+    }
+}
+
 impl Engine for Aesni {
     fn name(&self) -> &'static str {
-        "aesni"
+        NAME
     }
 
     fn run(&self, jobs: &mut [Job<'_>]) {
         each_batch(jobs, |cipher, direction, batch, jobs| {
-            // SAFETY: `select` hands this engine out only where `missing` is empty, so the CPU has the features; the
+            // SAFETY: that there is a `self` says that the CPU has the features (see `detect`); the
             // packets of a batch point to the texts of `jobs`, which are borrowed mutably for as long.
             unsafe {
                 match (cipher, direction) {

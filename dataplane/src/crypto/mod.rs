@@ -148,24 +148,24 @@ pub enum EngineError {
     },
 }
 
-/// An engine and the CPU features that it lacks here.
+/// An engine: its name, and itself where this CPU has all that it is made of; otherwise the features that are missing.
 struct Candidate {
-    engine: &'static dyn Engine,
-    missing: fn() -> Vec<&'static str>,
+    name: &'static str,
+    detect: fn() -> Result<&'static dyn Engine, Vec<&'static str>>,
 }
 
 /// Best first; the last one runs on everything.
 static CANDIDATES: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
-    Candidate { engine: &vaes::Vaes, missing: vaes::missing },
+    Candidate { name: vaes::NAME, detect: || Ok(vaes::Vaes::detect()?) },
     #[cfg(target_arch = "x86_64")]
-    Candidate { engine: &aesni::Aesni, missing: aesni::missing },
-    Candidate { engine: &Reference, missing: Vec::new },
+    Candidate { name: aesni::NAME, detect: || Ok(aesni::Aesni::detect()?) },
+    Candidate { name: reference::NAME, detect: || Ok(&Reference) },
 ];
 
 /// The names that [`select`] takes, best engine first, whether this CPU can run them or not.
 pub fn names() -> Vec<&'static str> {
-    CANDIDATES.iter().map(|candidate| candidate.engine.name()).collect()
+    CANDIDATES.iter().map(|candidate| candidate.name).collect()
 }
 
 /// The engine called `name`, or without a name the best one that this CPU runs.
@@ -178,17 +178,14 @@ pub fn select(name: Option<&str>) -> Result<&'static dyn Engine, EngineError> {
 
 fn choose(candidates: &[Candidate], name: Option<&str>) -> Result<&'static dyn Engine, EngineError> {
     let Some(name) = name else {
-        let best = candidates.iter().find(|candidate| (candidate.missing)().is_empty());
-        return Ok(best.map_or(&Reference, |candidate| candidate.engine));
+        return Ok(candidates.iter().find_map(|candidate| (candidate.detect)().ok()).unwrap_or(&Reference));
     };
-    let Some(found) = candidates.iter().find(|candidate| candidate.engine.name() == name) else {
+    let Some(found) = candidates.iter().find(|candidate| candidate.name == name) else {
         return Err(EngineError::Unknown { name: name.to_owned(), known: names().join(", ") });
     };
-    let missing = (found.missing)();
-    if missing.is_empty() {
-        return Ok(found.engine);
-    }
-    Err(EngineError::Unsupported { name: found.engine.name(), missing: missing.join(", ") })
+    let unsupported =
+        |missing: Vec<_>| EngineError::Unsupported { name: found.name, missing: missing.join(", ") };
+    (found.detect)().map_err(unsupported)
 }
 
 #[cfg(test)]
@@ -222,8 +219,8 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn an_engine_that_the_cpu_lacks_is_refused_with_what_is_missing_and_passed_over() {
         let old = [
-            Candidate { engine: &vaes::Vaes, missing: || vec!["AVX-512F", "VAES"] },
-            Candidate { engine: &Reference, missing: Vec::new },
+            Candidate { name: vaes::NAME, detect: || Err(vec!["AVX-512F", "VAES"]) },
+            Candidate { name: reference::NAME, detect: || Ok(&Reference) },
         ];
         let message = choose(&old, Some("vaes")).err().unwrap().to_string();
         assert!(message.contains("\"vaes\" needs AVX-512F, VAES, which this CPU"), "{message}");

@@ -8,13 +8,16 @@ use penstock_tables::Cipher;
 
 use super::{Direction, Engine, Job, TAG_LEN, scrub};
 
+/// The name of the engine.
+pub(super) const NAME: &str = "reference";
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Reference;
 
 impl Engine for Reference {
     fn name(&self) -> &'static str {
-        "reference"
+        NAME
     }
 
     fn run(&self, jobs: &mut [Job<'_>]) {

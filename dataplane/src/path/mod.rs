@@ -101,6 +101,15 @@ impl Context<'_> {
         drop(frame);
     }
 
+    /// Counts a drop at the tunnel that it belongs to, too.
+    #[cold]
+    #[inline(never)]
+    pub fn count_at(&self, tunnel: u32, verdict: Verdict) {
+        if let Some(live) = self.tables.tunnel(tunnel) {
+            self.state.count_tunnel_drop(tunnel, live.generation(), verdict);
+        }
+    }
+
     /// Ends a packet of a batch.
     #[inline(never)]
     pub fn end_of<F: Frame>(&mut self, batch: &mut Batch<F>, index: usize, verdict: Verdict) {
@@ -195,8 +204,8 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             received += count;
-            if spread.takes(count, cx.ports[port].spec.public) {
-                spread::hand(arrived, port as u8, batch, ports, twins, spread, cx);
+            if let Some(room) = spread.takes(count, cx.ports[port].spec.public) {
+                spread::hand(room, arrived, port as u8, batch, ports, twins, spread, cx);
                 continue;
             }
             probe.done(Stage::Rx);
@@ -214,7 +223,7 @@ impl<P: Port> Worker<P> {
         if spread.takes_from_kernel() {
             let mut leaving = Leaving::new();
             received += rx::from_kernel(twins, batch, ports, &mut leaving, cx);
-            spread::seal(&leaving, batch, ports, twins, spread, cx);
+            spread::seal(&leaving, spread.room(), batch, ports, twins, spread, cx);
         }
         ports.iter_mut().for_each(|port| tx::flush(port, cx));
         probe.done(Stage::Tx);

@@ -97,6 +97,9 @@ impl<F> Pair<F> {
     }
 }
 
+/// Room for one burst among those that wait: an empty parcel.
+pub struct Room<F>(Box<Parcel<F>>);
+
 /// A parcel in the queue of its receiver.
 struct Place<F> {
     /// Quiescent points that the receiver had passed when the parcel was made.
@@ -189,10 +192,19 @@ impl<F: Frame> Spread<F> {
         (self.role.receiver || self.receivers.is_empty()) && !self.is_full()
     }
 
-    /// Whether a burst of `count` frames of a port goes through [`hand`].
+    /// Room for a burst of `count` frames of a port that is to go through [`hand`]. Who gets none works on it at once, as
+    /// without helpers: every burst has one way or the other.
     #[inline(always)]
-    pub fn takes(&self, count: usize, public: bool) -> bool {
-        !self.helpers.is_empty() && (public || self.role.alone) && (count >= HAND_MIN || self.waits())
+    pub fn takes(&mut self, count: usize, public: bool) -> Option<Room<F>> {
+        let takes =
+            !self.helpers.is_empty() && (public || self.role.alone) && (count >= HAND_MIN || self.waits());
+        if takes { self.room() } else { None }
+    }
+
+    /// Room for one burst, where there is some.
+    #[inline(always)]
+    pub fn room(&mut self) -> Option<Room<F>> {
+        self.spare.pop().map(Room)
     }
 
     /// The helper that has the least to do, where one has a place free.
@@ -202,9 +214,10 @@ impl<F: Frame> Spread<F> {
     }
 }
 
-/// Takes a burst of `port` in: for a helper, or for this worker, in any case at its place in the order.
+/// Takes a burst of `port` into the `room`: for a helper, or for this worker, in any case at its place in the order.
 #[inline(never)]
 pub fn hand<P: Port>(
+    room: Room<P::Frame>,
     arrived: Picks,
     port: u8,
     batch: &mut Box<Batch<P::Frame>>,
@@ -219,38 +232,36 @@ pub fn hand<P: Port>(
         let opened = decap::open(&arriving, batch, cx);
         let mut leaving = Leaving::new();
         route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
-        return seal(&leaving, batch, ports, twins, spread, cx);
+        return seal(&leaving, Some(room), batch, ports, twins, spread, cx);
     }
-    // `Spread::is_full` was asked before the burst was received.
-    let Some(mut parcel) = spread.spare.pop() else { return };
+    let Room(mut parcel) = room;
     std::mem::swap(batch, &mut parcel.batch);
     parcel.work = Work::Open { arrived, port };
     park(parcel, arrived.count(), twins, spread, cx);
 }
 
-/// Seals the picked packets behind all that wait to be sealed.
+/// Seals the picked packets behind all that wait to be sealed, where there is `room`.
 #[inline(always)]
 pub fn seal<P: Port>(
     leaving: &Leaving<'_>,
+    room: Option<Room<P::Frame>>,
     batch: &mut Box<Batch<P::Frame>>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
     spread: &mut Spread<P::Frame>,
     cx: &mut Context<'_>,
 ) {
-    if !spread.role.alone || !spread.waits() && leaving.picks().count() < HAND_MIN {
-        return encap::seal(leaving, batch, ports, cx);
-    }
-    if leaving.picks().is_empty() {
-        return;
-    }
-    match spread.spare.pop() {
-        Some(mut parcel) => {
+    let count = leaving.picks().count();
+    let waits = spread.role.alone && count > 0 && (spread.waits() || count >= HAND_MIN);
+    match room {
+        Some(Room(mut parcel)) if waits => {
             std::mem::swap(batch, &mut parcel.batch);
             park_sealing(leaving, parcel, twins, spread, cx);
         }
-        // `Spread::is_full` was asked before the packets were received.
-        None => encap::seal(leaving, batch, ports, cx),
+        room => {
+            spread.spare.extend(room.map(|Room(parcel)| parcel));
+            encap::seal(leaving, batch, ports, cx);
+        }
     }
 }
 
@@ -397,4 +408,21 @@ fn end<P: Port>(
         }
     }
     spread.spare.push(parcel);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::memory::MemoryFrame;
+
+    #[test]
+    fn a_burst_without_room_is_worked_on_at_once() {
+        let role = Role { receiver: true, alone: true };
+        let mut all = Spread::<MemoryFrame>::among(&[role, Role { receiver: false, alone: false }]);
+        let spread = &mut all[0];
+        assert!(spread.takes(HAND_MIN - 1, true).is_none());
+        let rooms: Vec<_> = std::iter::from_fn(|| spread.takes(HAND_MIN, true)).collect();
+        assert_eq!(rooms.len(), PARCELS);
+        assert!(spread.is_full() && !spread.takes_from_kernel() && spread.room().is_none());
+    }
 }

@@ -76,11 +76,16 @@ const _: () = {
     assert!(offset_of!(KeyBlock, powers) + (POWERS - 6) * 16 >= 10 * 64);
     // Salt, cipher and the round keys of AES-128 fill three lines exactly, those of AES-256 four.
     assert!(offset_of!(KeyBlock, salt) == 12 * 64);
+    // Engines read four powers at once, from any of them on.
+    assert!(KeyBlock::POWERS_AT + POWERS * 16 + 48 <= size_of::<KeyBlock>());
     assert!(offset_of!(KeyBlock, round_keys) + 11 * 16 == 15 * 64);
     assert!(offset_of!(KeyBlock, round_keys) + 15 * 16 == 16 * 64);
 };
 
 impl KeyBlock {
+    /// Octets of a block before its powers.
+    pub const POWERS_AT: usize = std::mem::offset_of!(KeyBlock, powers);
+
     /// Expands `key` (without salt). The nonce is `salt || explicit IV` (RFC 4106 section 4, RFC 7634 section 2).
     /// Takes the same time for every key of a cipher.
     ///

@@ -156,10 +156,12 @@ pub(super) fn broadcast(block: &[u8; 16]) -> __m512i {
     _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(block.as_ptr().cast()) })
 }
 
-/// Where the power stands that the first of the last `blocks` blocks of a packet is multiplied by.
+/// Where the power stands that the first of the last `blocks` blocks of a packet is multiplied by. The pointer may be
+/// read behind the powers, up to the end of the key block: the last chunk of a packet need not be full.
 #[inline]
 pub(super) fn powers(key: &KeyBlock, blocks: usize) -> *const u8 {
-    key.powers().as_ptr().wrapping_add(POWERS - blocks).cast()
+    let start: *const u8 = std::ptr::from_ref(key).cast();
+    start.wrapping_add(KeyBlock::POWERS_AT + 16 * (POWERS - blocks))
 }
 
 /// Additional data, padded with zeros.
@@ -176,4 +178,25 @@ pub(super) fn aad(job: &Job<'_>) -> __m128i {
 pub(super) fn lengths(job: &Job<'_>, len: usize, lanes: u8) -> __m512i {
     let lengths = _mm_set_epi64x((len as i64 * 8).swap_bytes(), job.aad.bits().swap_bytes() as i64);
     _mm512_maskz_broadcast_i64x2(lanes, lengths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use penstock_tables::Cipher;
+
+    /// What Miri watches: a pointer into the powers alone would be no way to what stands behind them.
+    #[test]
+    fn a_chunk_of_the_last_power_is_read_from_the_key_block() {
+        let key = KeyBlock::expand(Cipher::Aes128Gcm16, &[1; 16], [2; 4]).unwrap();
+        for blocks in 1..=POWERS {
+            // SAFETY: a whole chunk from any power on lies in the block (asserted beside `KeyBlock`).
+            let chunk: [[u8; 16]; 4] = unsafe { powers(&key, blocks).cast::<[[u8; 16]; 4]>().read() };
+            assert_eq!(chunk[0], key.powers()[POWERS - blocks]);
+            if blocks == 1 {
+                assert_eq!(chunk[1][..4], key.salt());
+                assert_eq!(chunk[2], key.round_keys()[0]);
+            }
+        }
+    }
 }

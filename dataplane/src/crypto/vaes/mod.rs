@@ -19,15 +19,28 @@ use super::{Direction, Engine, Job, TAG_LEN, aesni, reference, scrub};
 use short::{four, is_short};
 use single::{powers_of, single};
 
-/// See the module.
+/// The name of the engine.
+pub(super) const NAME: &str = "vaes";
+
+/// See the module. A value of this type is the proof that the CPU has what the engine is made of: there is no other way to
+/// one than [`Vaes::detect`].
+///
+/// ```compile_fail
+/// let engine = penstock_dataplane::crypto::vaes::Vaes;
+/// penstock_dataplane::crypto::Engine::run(&engine, &mut []);
+/// ```
+///
+/// ```compile_fail
+/// let engine = penstock_dataplane::crypto::vaes::Vaes(());
+/// ```
 #[derive(Debug)]
-pub struct Vaes;
+pub struct Vaes(());
 
 /// Octets of stack that a burst takes at most.
 const SPILLED: usize = if cfg!(debug_assertions) { 8192 } else { 1536 };
 
 /// CPU features that the engine needs and this CPU lacks.
-pub(super) fn missing() -> Vec<&'static str> {
+fn missing() -> Vec<&'static str> {
     let features = [
         ("AVX-512F", is_x86_feature_detected!("avx512f")),
         ("AVX-512BW", is_x86_feature_detected!("avx512bw")),
@@ -40,9 +53,20 @@ pub(super) fn missing() -> Vec<&'static str> {
     features.into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect()
 }
 
+impl Vaes {
+    /// The engine, where this CPU can run it.
+    ///
+    /// # Errors
+    /// The features that it needs and the CPU (or its hypervisor) lacks.
+    pub fn detect() -> Result<&'static Vaes, Vec<&'static str>> {
+        let missing = missing();
+        if missing.is_empty() { Ok(&Vaes(())) } else { Err(missing) }
+    }
+}
+
 impl Engine for Vaes {
     fn name(&self) -> &'static str {
-        "vaes"
+        NAME
     }
 
     fn run(&self, jobs: &mut [Job<'_>]) {
@@ -52,7 +76,7 @@ impl Engine for Vaes {
             let mut left = u64::MAX >> (64 - jobs.len());
             while left != 0 {
                 let first = &mut jobs[left.trailing_zeros() as usize];
-                // SAFETY: `select` hands this engine out only where `missing` is empty, so the CPU has the features.
+                // SAFETY: that there is a `self` says that the CPU has the features (see `detect`).
                 left = unsafe {
                     match (first.key.cipher(), first.direction) {
                         (Some(Cipher::Aes128Gcm16), Direction::Seal) => pass::<10, false>(jobs, left),
