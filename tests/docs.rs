@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use penstock_tables::layout::{StateLayout, TablesLayout};
+use penstock_tables::losses::TunnelLosses;
 use penstock_tables::replay::{InboundState, ring_words};
 use penstock_tables::sequence::OutboundState;
 use penstock_tables::{Capacity, InboundSa, KeyBlock, OutboundSa, Tunnel};
@@ -19,12 +20,13 @@ fn memory_per_tunnel_is_as_documented() {
     let [tunnel, outbound, inbound, key] =
         [size_of::<Tunnel>(), size_of::<OutboundSa>(), size_of::<InboundSa>(), size_of::<KeyBlock>()];
     let (numbers, window) = (size_of::<OutboundState>(), size_of::<InboundState>());
+    let losses = size_of::<TunnelLosses>();
     let ring = ring_words(1024) * 8;
     let mut lines = vec![
         format!(
             "| tunnel | `tables`: tunnel {tunnel}, two outbound SAs of {outbound} with keys of {key}; `state`: two of \
-             {numbers} | {} |",
-            tunnel + 2 * (outbound + key + numbers)
+             {numbers}, losses {losses} | {} |",
+            tunnel + 2 * (outbound + key + numbers) + losses
         ),
         format!(
             "| inbound slot | `tables`: SA {inbound}, key {key}; `state`: {window} and a replay ring of {ring} (window \

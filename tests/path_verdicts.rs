@@ -7,13 +7,14 @@ use penstock_dataplane::port::{BURST, Frame};
 use penstock_suite::esp::Sa;
 use penstock_suite::memory::*;
 use penstock_suite::packets::*;
-use penstock_tables::{Hop, KeyBlock, Note, Verdict};
+use penstock_tables::losses::TUNNEL_DROPS;
+use penstock_tables::{Hop, KeyBlock, Note, TunnelDrops, Verdict};
 use zeroize::Zeroize;
 
 #[test]
 fn every_verdict_is_reached_and_no_other() {
     for verdict in Verdict::ALL {
-        let outcome = outcome_with(*verdict);
+        let (outcome, lost) = outcome_with(*verdict);
         let others = Verdict::ALL.iter().filter(|it| *it != verdict && outcome.of(**it) > 0);
         let others: Vec<_> = others.map(|it| it.name()).collect();
         assert!(outcome.of(*verdict) > 0, "{} was not reached, but {others:?}", verdict.name());
@@ -26,6 +27,14 @@ fn every_verdict_is_reached_and_no_other() {
             _ => &[],
         };
         assert_eq!(others, allowed, "besides {}", verdict.name());
+        // What belongs to the tunnel is counted there too, and nothing else is.
+        let of_tunnel = match verdict {
+            // Here by a route in the clear.
+            Verdict::NoRoute | Verdict::NoNeighbour | Verdict::PortDown => 0,
+            _ if TUNNEL_DROPS.contains(verdict) => outcome.of(*verdict),
+            _ => 0,
+        };
+        assert_eq!((lost.of(*verdict), lost.total()), (of_tunnel, of_tunnel), "{}", verdict.name());
     }
 }
 
@@ -37,8 +46,8 @@ fn every_note_is_reached() {
     }
 }
 
-/// A run that ends at least one packet in `verdict`.
-fn outcome_with(verdict: Verdict) -> Outcome {
+/// A run that ends at least one packet in `verdict`, and what it counted at its tunnel.
+fn outcome_with(verdict: Verdict) -> (Outcome, TunnelDrops) {
     let mut site = joined();
     let good = between(1, 2, 200);
     let back = between(2, 1, 100).octets();
@@ -145,9 +154,9 @@ fn outcome_with(verdict: Verdict) -> Outcome {
         Verdict::PuntFull => {
             let mut gateway = Gateway::new(Site { punt_ring: 4, ..Site::new(1) });
             (0..5).for_each(|_| gateway.from_host(&to_kernel.octets()));
-            return gateway.run();
+            return (gateway.run(), TunnelDrops::default());
         }
-        Verdict::PuntNoTwin => return no_twin(),
+        Verdict::PuntNoTwin => return (no_twin(), TunnelDrops::default()),
         Verdict::NoHeadroom => {
             let mut whole = gateway.frame(&[]);
             // The frame begins where its buffer begins: what is taken off in front is less than the outer headers.
@@ -163,7 +172,9 @@ fn outcome_with(verdict: Verdict) -> Outcome {
             gateway.from_host(&Packet::new(host(1), host(1), 17, 40).octets());
         }
     }
-    site.gateway.run()
+    let outcome = site.gateway.run();
+    let lost = site.gateway.writer.tunnel_drops(site.tunnel, &site.gateway.state);
+    (outcome, lost)
 }
 
 fn no_twin() -> Outcome {

@@ -11,7 +11,7 @@ use penstock_tables::{Adjacency, Cipher, Hop, Note, Prefix, StateView, TablesWri
 
 use crate::api::types::{
     Answer, Count, DataplaneStatus, Frames, Page, PortStatus, Request, Response, RouteStatus, SaStatus,
-    Select, Status, TunnelState, TunnelStatus, WorkerStatus,
+    Select, Status, TunnelState, TunnelStatus, TwinStatus, WorkerStatus,
 };
 use crate::gateway::Gateway;
 use crate::publish::live::{Live, Traffic};
@@ -244,7 +244,46 @@ impl Gateway {
             frames: total.of(verdict),
             meaning: verdict.describe().into(),
         };
-        Verdict::drops().map(count).collect()
+        Verdict::drops().map(count).chain(self.outside()).collect()
+    }
+
+    /// Losses that no worker saw: they are not part of its sum.
+    fn outside(&self) -> impl Iterator<Item = Count> {
+        let ports = self.ports();
+        let (mut detached, mut refused, mut no_frame) = (0, 0, 0);
+        for twin in ports.iter().map(|port| port.twin).chain([self.interfaces()]) {
+            (detached, refused, no_frame) =
+                (detached + twin.detached, refused + twin.refused, no_frame + twin.no_frame);
+        }
+        let multisegment = ports.iter().map(|port| port.multisegment).sum();
+        let all = [
+            ("twin_detached", detached, "Punted (and counted so), then lost: the twin or interface had gone"),
+            (
+                "twin_refused",
+                refused,
+                "Punted (and counted so), then not taken by the kernel: the device is down, or its queue is full",
+            ),
+            (
+                "twin_no_frame",
+                no_frame,
+                "Sent by the kernel, lost before it counted as received: no packet buffer was free, or none is so long",
+            ),
+            (
+                "rx_multisegment",
+                multisegment,
+                "Lost before it counted as received: longer than a packet buffer, in several that could not be joined",
+            ),
+        ];
+        all.into_iter().map(|(name, frames, meaning)| Count {
+            name: name.into(),
+            frames,
+            meaning: meaning.into(),
+        })
+    }
+
+    /// What passed the interfaces of all tunnels, and was lost there.
+    pub(crate) fn interfaces(&self) -> TwinStatus {
+        self.state.as_ref().map(|state| state.twin(None).get().into()).unwrap_or_default()
     }
 
     pub(crate) fn ports(&self) -> Vec<PortStatus> {
@@ -273,6 +312,12 @@ impl Gateway {
                 missed: report.rx_missed,
                 receive_errors: report.rx_errors + report.rx_no_buffer,
                 send_errors: report.tx_errors,
+                multisegment: report.rx_multisegment,
+                twin: self
+                    .state
+                    .as_ref()
+                    .map(|state| state.twin(Some(index)).get().into())
+                    .unwrap_or_default(),
                 buffers_in_use: report.pool_in_use,
                 buffers_waiting: report.pool_waiting,
                 reports: report.reports,

@@ -306,6 +306,7 @@ fn ports_text(ports: &[PortStatus]) -> String {
             port.sent.packets.to_string(),
             port.missed.to_string(),
             (port.receive_errors + port.send_errors).to_string(),
+            (port.multisegment + port.twin.lost()).to_string(),
             format!("{}/{}", port.buffers_in_use, port.buffers),
         ]
     };
@@ -321,6 +322,7 @@ fn ports_text(ports: &[PortStatus]) -> String {
         "SENT",
         "MISSED",
         "ERRORS",
+        "LOST",
         "BUFFERS",
     ];
     table(&head, ports.iter().map(line).collect())

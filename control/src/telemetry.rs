@@ -11,7 +11,7 @@ use penstock_ike::Reason;
 use penstock_tables::worker::Tally;
 use penstock_tables::{Note, Verdict};
 
-use crate::api::types::{CertificateEnd, PortStatus, TunnelState};
+use crate::api::types::{CertificateEnd, PortStatus, TunnelState, TwinStatus};
 use crate::ike::IkeMetrics;
 use crate::publish::live::{Refused, Traffic};
 pub(crate) use collect::Round;
@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub certificates: Vec<CertificateEnd>,
     /// The ports.
     pub ports: Vec<PortStatus>,
+    /// The interfaces of all tunnels together.
+    pub interfaces: TwinStatus,
     /// The workers.
     pub workers: Vec<Tally>,
     /// Hints of workers that were overwritten unread.
@@ -163,6 +165,12 @@ impl Snapshot {
         out.family(&s::PORT_BYTES, both(|port| port.sent.bytes, |port| port.received.bytes))?;
         out.family(&s::PORT_ERRORS, both(|port| port.send_errors, |port| port.receive_errors))?;
         out.family(&s::PORT_MISSED, each(|port| port.missed))?;
+        out.family(&s::PORT_MULTISEGMENT, each(|port| port.multisegment))?;
+        let tunnels = ("tunnels", &self.interfaces);
+        let twins = self.ports.iter().map(|port| (port.name.as_str(), &port.twin)).chain([tunnels]);
+        let ends = twins
+            .flat_map(|(device, twin)| twin.by_end().map(|(end, frames)| ([device, end], frames)));
+        out.family(&s::TWIN_FRAMES, ends)?;
         out.family(&s::BUFFERS_IN_USE, each(|port| port.buffers_in_use))
     }
 }

@@ -22,7 +22,7 @@ use penstock_dataplane::plan::Plan;
 use penstock_dataplane::port::Burst;
 use penstock_dataplane::port::dpdk::DpdkPort;
 use penstock_dataplane::steering::Offer;
-use penstock_dataplane::twin::TwinThread;
+use penstock_dataplane::twin::{TwinBooks, TwinThread};
 use penstock_dataplane::worker::{self, Idle};
 use penstock_tables::segment::RegionError;
 use penstock_tables::state::PortReport;
@@ -72,7 +72,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let (mut ports, plan) = open_ports(options, &eal, &pool, &tables)?;
     let twins: Twins<Mbuf> = Twins::new(TWIN_RING, tables.capacity().tunnels);
     let parts = Parts { tables: Arc::new(tables), state: state.clone(), twins, engine, hz };
-    let twin_thread = start_twins(options, &pool, &parts, &stop)?;
+    let (twin_thread, books) = start_twins(options, &pool, &parts, &stop)?;
     let workers = start_workers(options, &eal, &mut ports, &plan, &pool, &parts, &stop)?;
     eprintln!(
         "penstock-dataplane: {} ports, {} workers on CPUs {:?}, engine {}, {}",
@@ -83,7 +83,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         eal.version(),
     );
     plan.lines().iter().for_each(|line| eprintln!("penstock-dataplane: {line}"));
-    let died = report_until(&stop, &ports, &pool, &parts.twins, &state, &workers);
+    let died = report_until(&stop, &ports, &pool, (&parts.twins, &books), &state, &workers);
     stop.store(true, Ordering::Relaxed);
     for worker in workers {
         worker.join().map_err(|_| "a worker died of a defect; please report it")??;
@@ -211,12 +211,14 @@ fn start_twins(
     pool: &Pool,
     parts: &Parts,
     stop: &Arc<AtomicBool>,
-) -> std::io::Result<JoinHandle<()>> {
+) -> std::io::Result<(JoinHandle<()>, TwinBooks)> {
     let names = options.ports.iter().map(|port| port.name.clone()).collect();
     let (pool, stop) = (pool.clone(), stop.clone());
     let mut twins =
         TwinThread::new(names, parts.tables.clone(), parts.twins.clone(), move || pool.allocate());
-    std::thread::Builder::new().name("twins".into()).spawn(move || twins.run(&stop))
+    let books = twins.counters();
+    let thread = std::thread::Builder::new().name("twins".into()).spawn(move || twins.run(&stop))?;
+    Ok((thread, books))
 }
 
 fn start_workers(
@@ -268,7 +270,7 @@ fn report_until(
     stop: &AtomicBool,
     ports: &[OpenPort],
     pool: &Pool,
-    twins: &Twins<Mbuf>,
+    (twins, books): (&Twins<Mbuf>, &TwinBooks),
     state: &StateOwner,
     workers: &[JoinHandle<Result<(), Failure>>],
 ) -> bool {
@@ -278,7 +280,9 @@ fn report_until(
         }
         for (index, port) in ports.iter().enumerate() {
             state.port(index).set(&PortReport { reports, ..report(port, pool, twins) });
+            state.twin(Some(index)).set(&books.at(Some(index)).report());
         }
+        state.twin(None).set(&books.at(None).report());
         if workers.iter().any(JoinHandle::is_finished) {
             return true;
         }
@@ -307,6 +311,7 @@ fn report(port: &OpenPort, pool: &Pool, twins: &Twins<Mbuf>) -> PortReport {
         pool_size: pool.capacity() as u64,
         pool_in_use: pool.in_use() as u64,
         pool_waiting: (twins.to_kernel.len() + twins.from_kernel.len()) as u64,
+        rx_multisegment: port.device.rx_multisegment(),
         reports: 0,
         driver: port.driver.clone(),
     }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_tables::TablesView;
+use penstock_tables::adjacency::MAX_PORTS;
+use penstock_tables::{TablesView, TwinReport};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netdevice;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
@@ -32,7 +33,29 @@ const NAP: Duration = Duration::from_micros(50);
 /// A punted frame waits no longer.
 const LONG_NAP: Duration = Duration::from_millis(1);
 
-/// What the twins' thread moved and lost. Written by that thread, read by anybody.
+/// What the twins' thread moved and lost, twin by twin of the ports, and at the interfaces of all tunnels together.
+#[derive(Clone, Debug)]
+pub struct TwinBooks(Arc<[TwinCounters]>);
+
+impl TwinBooks {
+    fn new() -> TwinBooks {
+        TwinBooks((0..=MAX_PORTS).map(|_| TwinCounters::default()).collect())
+    }
+
+    /// Of the port with an index; without a port, of the tunnels' interfaces.
+    pub fn at(&self, port: Option<usize>) -> &TwinCounters {
+        &self.0[port.unwrap_or(MAX_PORTS).min(MAX_PORTS)]
+    }
+
+    fn of(&self, twin: Twin) -> &TwinCounters {
+        match twin {
+            Twin::Port(port) => self.at(Some(usize::from(port))),
+            Twin::Tunnel(_) => self.at(None),
+        }
+    }
+}
+
+/// What passed one twin. Written by the twins' thread, read by anybody.
 #[derive(Debug, Default)]
 pub struct TwinCounters {
     /// Frames that the kernel took.
@@ -47,6 +70,21 @@ pub struct TwinCounters {
     pub no_frame: AtomicU64,
     /// How often a device was attached.
     pub attached: AtomicU64,
+}
+
+impl TwinCounters {
+    /// The values as they stand.
+    pub fn report(&self) -> TwinReport {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TwinReport {
+            to_kernel: load(&self.to_kernel),
+            detached: load(&self.detached),
+            refused: load(&self.refused),
+            from_kernel: load(&self.from_kernel),
+            no_frame: load(&self.no_frame),
+            attached: load(&self.attached),
+        }
+    }
 }
 
 fn count(counter: &AtomicU64) {
@@ -72,7 +110,7 @@ pub struct TwinThread<F, A> {
     twins: Twins<F>,
     allocate: A,
     attached: HashMap<Twin, Attached>,
-    counters: Arc<TwinCounters>,
+    counters: TwinBooks,
     buffer: Vec<u8>,
     /// Any socket: names of devices are looked up through it, in this process's network namespace.
     lookup: Option<UnixDatagram>,
@@ -98,12 +136,12 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
     /// As [`TwinThread::new`], for the twins that `wanted` lists each time it is asked.
     pub fn with(wanted: Wanted, twins: Twins<F>, allocate: A) -> TwinThread<F, A> {
         let lookup = UnixDatagram::unbound().ok();
-        let (attached, counters, buffer) = (HashMap::new(), Arc::default(), vec![0; LONGEST]);
+        let (attached, counters, buffer) = (HashMap::new(), TwinBooks::new(), vec![0; LONGEST]);
         TwinThread { wanted, twins, allocate, attached, counters, buffer, lookup }
     }
 
     /// What is moved and lost from now on.
-    pub fn counters(&self) -> Arc<TwinCounters> {
+    pub fn counters(&self) -> TwinBooks {
         self.counters.clone()
     }
 
@@ -143,7 +181,7 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
         for (twin, name) in wanted {
             // Not there yet, or still held by a process that ends: tried again at the next search.
             if let Ok(attached) = attach(lookup, twin, name) {
-                count(&self.counters.attached);
+                count(&self.counters.of(twin).attached);
                 self.attached.insert(twin, attached);
                 self.twins.set_present(twin, true);
             }
@@ -155,16 +193,17 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
         while moved < BATCH {
             let Some((twin, frame)) = self.twins.to_kernel.pop() else { break };
             moved += 1;
+            let counters = self.counters.of(twin);
             let Some(attached) = self.attached.get_mut(&twin) else {
-                count(&self.counters.detached);
+                count(&counters.detached);
                 continue;
             };
             // A kernel that takes no more loses the frame, as a full queue of any NIC would.
             match attached.device.send(frame.data()) {
-                Ok(_) => count(&self.counters.to_kernel),
+                Ok(_) => count(&counters.to_kernel),
                 Err(error) => {
                     attached.gone |= is_gone(&error);
-                    count(&self.counters.refused);
+                    count(&counters.refused);
                 }
             }
         }
@@ -192,7 +231,8 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
                     Some(frame)
                 });
                 let handed = frame.is_some_and(|frame| self.twins.from_kernel.push((twin, frame)).is_ok());
-                count(if handed { &self.counters.from_kernel } else { &self.counters.no_frame });
+                let counters = self.counters.of(twin);
+                count(if handed { &counters.from_kernel } else { &counters.no_frame });
             }
         }
         moved

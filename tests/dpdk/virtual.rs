@@ -135,7 +135,7 @@ pub fn pcap_frames_of_many_segments_are_counted() {
     let (device, mut ports) = lab::start(&eal, &pool, &format!("net_pcap0,rx_pcap={}", path.display()), 1);
     frames.retain(|frame| frame.len() != 5000);
     assert_eq!(lab::receive(&mut ports[0], 9, |_| true), frames);
-    assert_eq!(ports[0].rx_multisegment(), 5);
+    assert_eq!(device.rx_multisegment(), 5);
     assert_eq!(device.stats().unwrap().rx_packets, 14);
     drop((device, ports));
     assert_eq!(pool.in_use(), 0);
@@ -153,7 +153,7 @@ pub fn ring_carries_a_jumbo_mtu() {
     let frames = [vec![0x5a; 9014], vec![0xa5; 9216]];
     lab::send_all(&mut port, &frames);
     assert_eq!(lab::receive(&mut port, 2, |_| true), frames);
-    assert_eq!(port.rx_multisegment(), 0);
+    assert_eq!(device.rx_multisegment(), 0);
     let error = device.set_mtu(9200).unwrap_err();
     assert!(matches!(error, Error::BufferRoom { mtu: 9200, needed: 9226, room: 9216, .. }), "{error}");
     drop((device, port));

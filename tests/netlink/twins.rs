@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ use penstock_control::twins::{PROTOCOL, RouteSpec, TwinError, TwinKind, TwinSpec
 use penstock_dataplane::path::punt::{Twin, Twins as Rings};
 use penstock_dataplane::port::Frame;
 use penstock_dataplane::port::memory::{MemoryFrame, MemoryPool};
-use penstock_dataplane::twin::{TwinCounters, TwinThread};
+use penstock_dataplane::twin::{TwinBooks, TwinThread};
+use penstock_tables::TwinReport;
 
 use crate::lab::{NEVER, addr, block_on, ip, net, run};
 
@@ -164,7 +165,7 @@ pub fn never_forward() {
 struct Running {
     pool: MemoryPool,
     rings: Rings<MemoryFrame>,
-    counters: Arc<TwinCounters>,
+    counters: TwinBooks,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -183,7 +184,13 @@ impl Running {
 
     /// Waits until as many devices were attached.
     fn attached(&self, times: u64) {
-        wait_for("attached", || (self.counters.attached.load(Ordering::Relaxed) >= times).then_some(()));
+        wait_for("attached", || (self.all(|report| report.attached) >= times).then_some(()));
+    }
+
+    /// A figure of all twins together.
+    fn all(&self, figure: impl Fn(&TwinReport) -> u64) -> u64 {
+        let twins = (0..16).map(Some).chain([None]);
+        twins.map(|port| figure(&self.counters.at(port).report())).sum()
     }
 
     fn send(&self, twin: Twin, octets: &[u8]) {
@@ -262,10 +269,11 @@ pub fn frames_pass_both_ways() {
     // What is no frame and what has no device is lost, counted and given back.
     running.send(Twin::Port(3), b"short");
     running.send(Twin::Port(9), &arp_request());
-    let counters = running.counters.clone();
-    let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    wait_for("counts", || (value(&counters.refused) == 1 && value(&counters.detached) == 1).then_some(()));
-    assert_eq!((value(&counters.to_kernel), value(&counters.no_frame)), (2, 0));
+    let of = |port| running.counters.at(port).report();
+    wait_for("counts", || (of(Some(3)).refused == 1 && of(Some(9)).detached == 1).then_some(()));
+    assert_eq!((of(Some(3)).to_kernel, of(Some(3)).detached, of(Some(3)).no_frame), (1, 0, 0));
+    let tunnels = of(None);
+    assert_eq!((tunnels.to_kernel, tunnels.refused + tunnels.detached + tunnels.no_frame), (1, 0));
     while running.rings.from_kernel.pop().is_some() {}
     wait_for("frames given back", || (running.pool.in_use() == 0).then_some(()));
 }
@@ -279,10 +287,7 @@ pub fn devices_made_anew_are_attached_again() {
     ip(&["link del plan"]);
     // Lost, and no device is made by the attempt.
     running.send(Twin::Port(3), &arp_request());
-    wait_for("loss", || {
-        let lost = &running.counters;
-        (lost.refused.load(Ordering::Relaxed) + lost.detached.load(Ordering::Relaxed) == 1).then_some(())
-    });
+    wait_for("loss", || (running.all(|report| report.refused + report.detached) == 1).then_some(()));
     std::thread::sleep(Duration::from_millis(500));
     assert!(!running.rings.is_present(Twin::Port(3)) && running.rings.is_present(Twin::Tunnel(70_000)));
     let links = run("ip -o link show type tun");
@@ -292,9 +297,9 @@ pub fn devices_made_anew_are_attached_again() {
     answers_arp(&running);
     // A device that is down refuses, and is there again when it is up.
     ip(&["link set plan down"]);
-    let refused = running.counters.refused.load(Ordering::Relaxed);
+    let refused = running.all(|report| report.refused);
     running.send(Twin::Port(3), &arp_request());
-    wait_for("refusal", || (running.counters.refused.load(Ordering::Relaxed) == refused + 1).then_some(()));
+    wait_for("refusal", || (running.all(|report| report.refused) == refused + 1).then_some(()));
     ip(&["link set plan up"]);
     answers_arp(&running);
 }
@@ -313,11 +318,11 @@ pub fn what_the_workers_do_not_take_waits() {
         let packet = running.receive(Twin::Tunnel(70_000), |packet| packet[9] == 17);
         assert_eq!(packet[28..], [n; 20]);
     }
-    assert_eq!(running.counters.no_frame.load(Ordering::Relaxed), 0);
+    assert_eq!(running.all(|report| report.no_frame), 0);
     // With the pool empty, frames are lost and counted, and then it goes on.
     let held: Vec<_> = std::iter::from_fn(|| running.pool.allocate()).collect();
     socket.send_to(&[200; 20], ("10.9.0.2", 9)).unwrap();
-    wait_for("a loss", || (running.counters.no_frame.load(Ordering::Relaxed) == 1).then_some(()));
+    wait_for("a loss", || (running.counters.at(None).report().no_frame == 1).then_some(()));
     drop(held);
     socket.send_to(&[201; 20], ("10.9.0.2", 9)).unwrap();
     assert_eq!(running.receive(Twin::Tunnel(70_000), |packet| packet[9] == 17)[28..], [201; 20]);

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use penstock_tables::TwinReport;
 use serde::{Deserialize, Serialize};
 
 pub use super::ike::{
@@ -373,6 +374,10 @@ pub struct PortStatus {
     pub receive_errors: u64,
     /// Packets that the device failed to send.
     pub send_errors: u64,
+    /// Packets that came in several segments and could not be joined: lost before they counted as received.
+    pub multisegment: u64,
+    /// What passed between the data plane and the port's twin, and was lost there.
+    pub twin: TwinStatus,
     /// Packet buffers in use.
     pub buffers_in_use: u64,
     /// Those of them that hold frames between the workers and the kernel's twins.
@@ -382,6 +387,47 @@ pub struct PortStatus {
     pub reports: u64,
     /// Packet buffers.
     pub buffers: u64,
+}
+
+/// What passed between the data plane and a device of the kernel. What was punted ends as `to_kernel`, `detached` or
+/// `refused`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct TwinStatus {
+    /// Frames that the kernel took.
+    pub to_kernel: u64,
+    /// Frames lost since the device was not there.
+    pub detached: u64,
+    /// Frames that the kernel did not take: the device is down, or its queue is full.
+    pub refused: u64,
+    /// Frames of the kernel that the data plane took.
+    pub from_kernel: u64,
+    /// Frames of the kernel lost for want of a packet buffer that holds them.
+    pub no_frame: u64,
+}
+
+impl TwinStatus {
+    /// Frames that died there, either way.
+    pub fn lost(&self) -> u64 {
+        self.detached + self.refused + self.no_frame
+    }
+
+    /// Each end of a frame with its count.
+    pub fn by_end(&self) -> [(&'static str, u64); 5] {
+        [
+            ("to_kernel", self.to_kernel),
+            ("detached", self.detached),
+            ("refused", self.refused),
+            ("from_kernel", self.from_kernel),
+            ("no_frame", self.no_frame),
+        ]
+    }
+}
+
+impl From<TwinReport> for TwinStatus {
+    fn from(report: TwinReport) -> TwinStatus {
+        let TwinReport { to_kernel, detached, refused, from_kernel, no_frame, .. } = report;
+        TwinStatus { to_kernel, detached, refused, from_kernel, no_frame }
+    }
 }
 
 /// What a configuration that was read again did.

@@ -99,6 +99,7 @@ impl Gateway {
             tunnels: config.metrics.tunnels.then(Vec::new),
             certificates: Vec::new(),
             ports: self.ports(),
+            interfaces: self.interfaces(),
             workers: self.tallies(),
             events_lost: self.events.lost(),
             ike: self.ike_metrics(),

@@ -131,6 +131,11 @@ series! {
         "Packets that the device failed to send or received damaged";
     PORT_MISSED, Counter, "penstock_port_missed_total", ["port"],
         "Packets that no worker fetched in time";
+    PORT_MULTISEGMENT, Counter, "penstock_port_multisegment_total", ["port"],
+        "Packets in several segments that could not be joined, lost before they counted as received";
+    TWIN_FRAMES, Counter, "penstock_twin_frames_total", ["device", "end"],
+        "Frames between data plane and kernel by their end; device is a port, or `tunnels`: the interfaces of all tunnels. \
+         What was punted ends as `to_kernel`, `detached` or `refused`";
     BUFFERS_IN_USE, Gauge, "penstock_buffers_in_use", ["port"],
         "Packet buffers in use";
 }

@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use penstock_dpdk_sys as sys;
@@ -125,6 +125,8 @@ pub(super) struct OpenPort {
     pool: OnceLock<Pool>,
     /// Whether flow rules were made.
     ruled: AtomicBool,
+    /// Frames that came in several segments and could not be joined.
+    multisegment: AtomicU64,
     _eal: Eal,
 }
 
@@ -132,6 +134,12 @@ impl OpenPort {
     #[inline(always)]
     pub(super) fn id(&self) -> u16 {
         self.id
+    }
+
+    /// Counts frames that were lost since they could not be joined.
+    #[cold]
+    pub(super) fn lost_multisegment(&self, frames: u64) {
+        self.multisegment.fetch_add(frames, Ordering::Relaxed);
     }
 
     /// `result` of a call that tried to do `action`: negative is an error.
@@ -217,7 +225,15 @@ impl Device {
         open.push(id);
         take_log();
         let (pool, ruled) = (OnceLock::new(), AtomicBool::new(false));
-        let port = OpenPort { id, name: name.clone(), plugged, pool, ruled, _eal: eal.clone() };
+        let port = OpenPort {
+            id,
+            name: name.clone(),
+            plugged,
+            pool,
+            ruled,
+            multisegment: AtomicU64::new(0),
+            _eal: eal.clone(),
+        };
         Ok(Device { port: Arc::new(port), state: State::Open, rss: 0, _not_sync: PhantomData })
     }
 
@@ -467,6 +483,11 @@ impl Device {
         }
         self.port.check(result, || format!("set its MTU to {mtu}"))?;
         Ok(())
+    }
+
+    /// Frames that came in several segments and could not be joined: freed before anybody saw them.
+    pub fn rx_multisegment(&self) -> u64 {
+        self.port.multisegment.load(Ordering::Relaxed)
     }
 
     /// The device's counters.

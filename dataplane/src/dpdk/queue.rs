@@ -21,7 +21,6 @@ type NotSync = PhantomData<Cell<()>>;
 pub struct RxQueue {
     port: Arc<OpenPort>,
     queue: u16,
-    multisegment: u64,
     _not_sync: NotSync,
 }
 
@@ -36,7 +35,7 @@ pub struct TxQueue {
 impl RxQueue {
     /// The caller makes each queue of a started port once.
     pub(super) fn new(port: Arc<OpenPort>, queue: u16) -> RxQueue {
-        RxQueue { port, queue, multisegment: 0, _not_sync: PhantomData }
+        RxQueue { port, queue, _not_sync: PhantomData }
     }
 
     /// Appends received frames to `burst`, at most what it has room for. Returns how many.
@@ -57,17 +56,15 @@ impl RxQueue {
         // `room` pointers behind the first `len`; the shim writes `count` whole mbufs there, which are ours now.
         unsafe {
             let free = list.as_mut_ptr().add(len).cast();
-            let (port, multisegment) = (self.port.id(), &raw mut self.multisegment);
-            let count = sys::penstock_rx_burst(port, self.queue, free, room as u16, multisegment);
+            let (port, mut multisegment) = (self.port.id(), 0);
+            let count = sys::penstock_rx_burst(port, self.queue, free, room as u16, &raw mut multisegment);
             let count = usize::from(count);
             list.set_len(len + count);
+            if multisegment != 0 {
+                self.port.lost_multisegment(multisegment);
+            }
             count
         }
-    }
-
-    /// Frames that came in several segments and could not be joined: freed, and seen by nobody else.
-    pub fn rx_multisegment(&self) -> u64 {
-        self.multisegment
     }
 
     /// The queue's number on its device.

@@ -36,6 +36,7 @@ pub fn admit_at<F: Frame>(
     cx: &mut Context<'_>,
 ) {
     if let Err(verdict) = leaving.add(index, place, batch.meta_mut(index), cx) {
+        leaving.exits().get(place).into_iter().for_each(|exit| cx.count_at(exit.slot, verdict));
         cx.end_of(batch, index, verdict);
     }
 }
@@ -128,10 +129,12 @@ fn encrypt_all<'a, F: Frame>(
         false => ready.without(ready.chosen(right)),
     };
     for (index, verdict) in refused {
+        runs.refuse(batch.meta(usize::from(index)), verdict, cx);
         cx.end_of(batch, usize::from(index), verdict);
     }
     for index in failed {
         runs.take_back(batch.meta(index));
+        runs.refuse(batch.meta(index), Verdict::SealFailed, cx);
         cx.end_of(batch, index, Verdict::SealFailed);
     }
     ready.without(failed)

@@ -106,6 +106,10 @@ impl<'a> Flow<'a> {
     /// Counts a refusal.
     #[cold]
     pub fn refuse(&self, verdict: Verdict, cx: &Context<'_>) {
+        if self.refusal == Some(Verdict::UnknownSpi) {
+            return;
+        }
+        cx.count_at(self.tunnel, verdict);
         let state = cx.state.inbound(self.slot);
         match verdict {
             Verdict::Replayed | Verdict::TooOld => state.account_refused(1, 0),

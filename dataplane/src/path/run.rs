@@ -244,6 +244,14 @@ impl<'a> Runs<'a> {
         &mut self.runs[usize::from(meta.sa)]
     }
 
+    /// Counts a drop at the tunnel of the SA, too.
+    #[cold]
+    pub fn refuse(&mut self, meta: &Meta, verdict: Verdict, cx: &Context<'_>) {
+        if let Some((sa, _)) = cx.tables.outbound(self.of(meta).slot) {
+            cx.count_at(sa.tunnel(), verdict);
+        }
+    }
+
     /// Counts a packet off that was not sealed.
     #[cold]
     pub fn take_back(&mut self, meta: &Meta) {

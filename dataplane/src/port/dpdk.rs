@@ -22,11 +22,6 @@ impl DpdkPort {
         DpdkPort { pair: None, pool }
     }
 
-    /// Frames that came in several segments and could not be joined: freed before anybody saw them.
-    pub fn rx_multisegment(&self) -> u64 {
-        self.pair.as_ref().map_or(0, |(rx, _)| rx.rx_multisegment())
-    }
-
     /// As [`Port::receive`], and at most `most`.
     #[inline]
     pub fn receive_at_most(&mut self, burst: &mut Burst<Mbuf>, most: usize) -> usize {

@@ -9,6 +9,7 @@ use crate::adjacency::{AdjacencyWord, MAX_PORTS, PortEntry};
 use crate::events::EventRing;
 use crate::fib::{GROUP, ROOT};
 use crate::key::KeyBlock;
+use crate::losses::{TunnelLosses, TwinState};
 use crate::replay::{InboundState, MAX_WINDOW, MIN_WINDOW, ring_words};
 use crate::sa::{InboundSa, Keyed, OutboundSa};
 use crate::segment::{Header, Shared};
@@ -46,6 +47,10 @@ unsafe impl Shared for WorkerState {}
 unsafe impl Shared for EventRing {}
 // SAFETY: as above.
 unsafe impl Shared for PortState {}
+// SAFETY: as above.
+unsafe impl Shared for TwinState {}
+// SAFETY: as above.
+unsafe impl Shared for TunnelLosses {}
 
 /// How much the region holds, set by configuration. 100,000 tunnels fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,12 +178,17 @@ impl TablesLayout {
     }
 }
 
+/// Places for what passes to and from the kernel: the ports' twins by index, then the tunnels' interfaces together.
+pub(crate) const TWINS: usize = MAX_PORTS + 1;
+
 /// Where the arrays of `state` stand, in octets from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateLayout {
     pub(crate) workers: usize,
     pub(crate) events: usize,
     pub(crate) ports: usize,
+    pub(crate) twins: usize,
+    pub(crate) losses: usize,
     pub(crate) outbound: usize,
     pub(crate) inbound: usize,
     pub(crate) rings: usize,
@@ -195,6 +205,8 @@ impl StateLayout {
             workers: cursor.place::<WorkerState>(MAX_WORKERS),
             events: cursor.place::<EventRing>(MAX_WORKERS),
             ports: cursor.place::<PortState>(MAX_PORTS),
+            twins: cursor.place::<TwinState>(TWINS),
+            losses: cursor.place::<TunnelLosses>(capacity.tunnels as usize),
             outbound: cursor.place::<OutboundState>(capacity.outbound_slots()),
             inbound: cursor.place::<InboundState>(inbound),
             rings: cursor.place::<AtomicU64>(inbound * ring_words(capacity.replay_window)),
@@ -216,6 +228,9 @@ pub fn layout_hash() -> u64 {
         size_of::<WorkerState>(),
         size_of::<EventRing>(),
         size_of::<PortState>(),
+        size_of::<TwinState>(),
+        size_of::<TunnelLosses>(),
+        crate::losses::TUNNEL_DROPS.len(),
         crate::verdict::Verdict::COUNT,
         crate::verdict::Note::COUNT,
         tables.inbound,

@@ -9,7 +9,7 @@
 //! | `layout` | capacity, sizes, offsets |
 //! | `slot`, `quiescence` | how a slot is published and reclaimed while workers run |
 //! | `key`, `sa`, `tunnel`, `adjacency`, `fib` | what control writes |
-//! | `sequence`, `replay`, `verdict`, `events`, `worker` | what the data plane writes |
+//! | `sequence`, `replay`, `verdict`, `events`, `losses`, `worker` | what the data plane writes |
 //! | `writers` | how one worker changes `state`, and how several do |
 //! | `tables`, `writer` | the segment `tables` as the data plane and as control see it |
 //! | `state` | the segment `state` as both see it |
@@ -27,6 +27,8 @@ pub mod fib;
 pub mod key;
 #[cfg(not(loom))]
 pub mod layout;
+#[cfg(not(loom))]
+pub mod losses;
 pub mod quiescence;
 #[cfg(not(loom))]
 pub mod replay;
@@ -61,6 +63,8 @@ pub use fib::{FibWriter, Hop, Prefix, Route};
 pub use key::{Cipher, KeyBlock, KeyError};
 #[cfg(not(loom))]
 pub use layout::Capacity;
+#[cfg(not(loom))]
+pub use losses::{TunnelDrops, TwinReport};
 #[cfg(not(loom))]
 pub use sa::{InboundSa, InboundSpec, OutboundSa, OutboundSpec};
 #[cfg(not(loom))]

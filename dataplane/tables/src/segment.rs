@@ -18,7 +18,7 @@ use crate::layout::{Capacity, layout_hash};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"PENSTOCK");
 /// Version of the layout; raised with every change that the layout hash cannot see.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Which of the two segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

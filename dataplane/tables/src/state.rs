@@ -7,14 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::adjacency::MAX_PORTS;
 use crate::events::EventRing;
-use crate::layout::{Capacity, StateLayout};
+use crate::layout::{Capacity, StateLayout, TWINS};
+use crate::losses::{TunnelDrops, TunnelLosses, TwinReport, TwinState};
 use crate::quiescence::Grace;
 use crate::replay::{InboundState, Window, ring_words};
 use crate::sa::InboundSa;
 use crate::segment::{Array, Kind, RegionError, Segment};
 use crate::sequence::{Outbound, OutboundState};
+use crate::verdict::Verdict;
 use crate::worker::{MAX_WORKERS, WorkerState};
 use crate::writers::Writers;
+
+/// Words of figures of a port.
+const FIGURES: usize = 22;
 
 /// What the data plane says of a port: a few cache lines, written by its housekeeping, never by a worker.
 #[derive(Debug)]
@@ -22,7 +27,7 @@ use crate::writers::Writers;
 pub struct PortState {
     mac: AtomicU64,
     link: AtomicU64,
-    figures: [AtomicU64; 14],
+    figures: [AtomicU64; FIGURES],
     driver: [AtomicU64; 8],
 }
 
@@ -61,6 +66,8 @@ pub struct PortReport {
     pub pool_in_use: u64,
     /// Those of them that hold frames between the workers and the twins.
     pub pool_waiting: u64,
+    /// Packets that came in several segments and could not be joined: lost before they counted as received.
+    pub rx_multisegment: u64,
     /// How often the port was reported on since it was opened.
     pub reports: u64,
     /// Name of the driver, at most 63 octets.
@@ -88,6 +95,7 @@ impl PortState {
             report.pool_in_use,
             report.pool_waiting,
             report.reports,
+            report.rx_multisegment,
         ];
         self.figures.iter().zip(figures).for_each(|(word, figure)| store(word, figure));
         let mut name = [0; 64];
@@ -131,6 +139,7 @@ impl PortState {
             pool_in_use: figure(11),
             pool_waiting: figure(12),
             reports: figure(13),
+            rx_multisegment: figure(14),
             driver: String::from_utf8_lossy(&octets[..end]).into_owned(),
         })
     }
@@ -147,6 +156,8 @@ struct StateMap {
     workers: Array<WorkerState>,
     events: Array<EventRing>,
     ports: Array<PortState>,
+    twins: Array<TwinState>,
+    losses: Array<TunnelLosses>,
     outbound: Array<OutboundState>,
     inbound: Array<InboundState>,
     rings: Array<AtomicU64>,
@@ -164,6 +175,8 @@ impl StateMap {
             workers: segment.array(layout.workers, MAX_WORKERS),
             events: segment.array(layout.events, MAX_WORKERS),
             ports: segment.array(layout.ports, MAX_PORTS),
+            twins: segment.array(layout.twins, TWINS),
+            losses: segment.array(layout.losses, capacity.tunnels as usize),
             outbound: segment.array(layout.outbound, capacity.outbound_slots()),
             inbound: segment.array(layout.inbound, inbound),
             rings: segment.array(layout.rings, inbound * ring_words),
@@ -197,6 +210,7 @@ impl StateOwner {
         map.segment.header().figure.store(count as u32, Ordering::Release);
         map.workers().iter().for_each(WorkerState::restart);
         map.ports.as_slice().iter().for_each(PortState::clear);
+        map.twins.as_slice().iter().for_each(|twin| twin.set(&TwinReport::default()));
         Ok(StateOwner(map, Writers::of(count)))
     }
 
@@ -264,6 +278,17 @@ impl StateOwner {
     /// Where the state of port `index` is told.
     pub fn port(&self, index: usize) -> &PortState {
         self.0.ports.get(index)
+    }
+
+    /// Where it is told what passed the twin of port `index`; without a port, the interfaces of all tunnels.
+    pub fn twin(&self, port: Option<usize>) -> &TwinState {
+        self.0.twins.get(port.unwrap_or(MAX_PORTS))
+    }
+
+    /// Counts a frame that was dropped at the tunnel in `slot`, which is of this generation.
+    #[cold]
+    pub fn count_tunnel_drop(&self, slot: u32, generation: u32, verdict: Verdict) {
+        self.0.losses.get(slot as usize).count(generation, verdict);
     }
 
     /// A clean end: wipes and removes the file. Sequence numbers are gone then: only where no SA will be used again.
@@ -342,6 +367,16 @@ impl StateView {
     /// The ports, by index.
     pub fn ports(&self) -> &[PortState] {
         self.0.ports.as_slice()
+    }
+
+    /// What passed the twin of port `index`, or was lost there; without a port, at the interfaces of all tunnels.
+    pub fn twin(&self, port: Option<usize>) -> &TwinState {
+        self.0.twins.get(port.unwrap_or(MAX_PORTS))
+    }
+
+    /// What was dropped at the tunnel in `slot`, which is of this generation, since it is there.
+    pub fn tunnel_drops(&self, slot: u32, generation: u32) -> TunnelDrops {
+        self.0.losses.get(slot as usize).of(generation)
     }
 
     /// Starts to wait until no worker can hold what was unlinked before this call.

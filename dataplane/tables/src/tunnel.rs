@@ -109,6 +109,12 @@ pub struct TunnelSpec {
 }
 
 impl Tunnel {
+    /// Tells tunnels apart that are in the same slot one after the other.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.head.get().1
+    }
+
     /// Slot of the SA that seals now: the one that all workers share.
     #[inline(always)]
     pub fn outbound(&self) -> Option<u32> {

@@ -10,6 +10,7 @@ use crate::adjacency::{Adjacency, PortEntry, RETIRING, Unresolved};
 use crate::fib::{FibFull, FibWriter, Hop, Prefix};
 use crate::key::KeyBlock;
 use crate::layout::{Capacity, TablesLayout};
+use crate::losses::TunnelDrops;
 use crate::quiescence::Grace;
 use crate::sa::{ESN, InboundSa, InboundSpec, OutboundSa, OutboundSpec, UDP};
 use crate::segment::{Kind, RegionError, Segment};
@@ -145,6 +146,11 @@ impl TablesWriter {
     /// The live tunnels with their slots.
     pub fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
         self.map.tunnels()
+    }
+
+    /// What was dropped at the tunnel in `slot` since it is there, by reason.
+    pub fn tunnel_drops(&self, slot: u32, state: &StateView) -> TunnelDrops {
+        state.tunnel_drops(slot, self.map.tunnel(slot).generation())
     }
 
     /// The live outbound SAs with their slots.
