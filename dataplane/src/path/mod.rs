@@ -205,7 +205,7 @@ impl<P: Port> Worker<P> {
             }
             received += count;
             if let Some(room) = spread.takes(count, cx.ports[port].spec.public) {
-                spread::hand(room, arrived, port as u8, batch, ports, twins, spread, cx);
+                spread::hand(room, (arrived, port as u8), batch, ports, twins, spread, cx);
                 continue;
             }
             probe.done(Stage::Rx);

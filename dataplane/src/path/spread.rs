@@ -218,8 +218,7 @@ impl<F: Frame> Spread<F> {
 #[inline(never)]
 pub fn hand<P: Port>(
     room: Room<P::Frame>,
-    arrived: Picks,
-    port: u8,
+    (arrived, port): (Picks, u8),
     batch: &mut Box<Batch<P::Frame>>,
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
