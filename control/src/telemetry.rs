@@ -168,8 +168,8 @@ impl Snapshot {
         out.family(&s::PORT_MULTISEGMENT, each(|port| port.multisegment))?;
         let tunnels = ("tunnels", &self.interfaces);
         let twins = self.ports.iter().map(|port| (port.name.as_str(), &port.twin)).chain([tunnels]);
-        let ends = twins
-            .flat_map(|(device, twin)| twin.by_end().map(|(end, frames)| ([device, end], frames)));
+        let ends =
+            twins.flat_map(|(device, twin)| twin.by_end().map(|(end, frames)| ([device, end], frames)));
         out.family(&s::TWIN_FRAMES, ends)?;
         out.family(&s::BUFFERS_IN_USE, each(|port| port.buffers_in_use))
     }

@@ -43,6 +43,8 @@ fn snapshot(tunnels: usize) -> Snapshot {
         "mac": "", "addresses": [], "public": true, "queues": 1, "mtu": 1500, "missed": 0, "receive_errors": 0,
         "received": {"packets": 1, "bytes": 100}, "sent": {"packets": 0, "bytes": 0}, "send_errors": 0,
         "buffers_in_use": 1, "buffers_waiting": 0, "reports": 1, "buffers": 100,
+        "multisegment": 0,
+        "twin": {"to_kernel": 1, "detached": 0, "refused": 0, "from_kernel": 1, "no_frame": 0},
     });
     let port: PortStatus = serde_json::from_value(port).expect("a port");
     let mut snapshot = Snapshot {
