@@ -99,18 +99,9 @@ fn gateway(cli: &Cli, supervise: bool) -> Done {
 }
 
 fn connect(cli: &Cli) -> Result<Client, ClientError> {
-    let name = cli.name.clone().unwrap_or_else(|| name_in(&cli.config));
+    let name =
+        cli.name.clone().unwrap_or_else(|| Config::name_in(&cli.config).unwrap_or_else(|| "penstock".into()));
     Client::connect(&run::socket(&name))
-}
-
-/// The gateway's name as the file says it; a file that is not whole, or not readable for this user, is no hindrance.
-fn name_in(file: &Path) -> String {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        name: String,
-    }
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    serde_yaml::from_str::<Named>(&text).map_or_else(|_| "penstock".into(), |named| named.name)
 }
 
 fn ask(cli: &Cli, request: &Request, all: bool) -> Done {

@@ -1,7 +1,7 @@
 //! What no type can say about a configuration: values out of range, things that contradict each other or the machine.
 //! A parsed configuration enters, complaints with the path of their key leave. Tunnels have their own file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use penstock_tables::adjacency::MAX_PORTS;
@@ -247,6 +247,7 @@ fn addresses(config: &Config, found: &mut Found) {
 }
 
 fn routes(config: &Config, found: &mut Found) {
+    let mut seen = HashSet::new();
     for (index, route) in config.routes.iter().enumerate() {
         let path = format!("routes[{index}]");
         let via = route.via.0;
@@ -259,7 +260,7 @@ fn routes(config: &Config, found: &mut Found) {
             let message = format!("`{via}` is in no port's network: give a port an address in its network");
             found.error(format!("{path}.via"), message);
         }
-        if config.routes[..index].iter().any(|other| other.to == route.to) {
+        if !seen.insert(route.to.0) {
             found.error(
                 format!("{path}.to"),
                 format!("`{}` has a route already: write one route for it", route.to),

@@ -61,6 +61,14 @@ impl ConfigError {
         ConfigError { file: file.into(), complaints: vec![complaint] }
     }
 
+    /// It is more than any configuration.
+    pub(super) fn exceeded(file: &Path, position: Position, message: String) -> ConfigError {
+        ConfigError {
+            file: file.into(),
+            complaints: vec![Complaint { position: Some(position), path: String::new(), message }],
+        }
+    }
+
     /// What serde_yaml refused: syntax, an unknown key, a missing key, a value of the wrong form.
     pub(super) fn from_yaml(file: &Path, text: &str, error: &serde_yaml::Error) -> ConfigError {
         let mut position =

@@ -2,6 +2,7 @@
 //!
 //! [`types`] is the file's shape, [`scalar`] the form of single values, [`check`] what no type can say.
 
+mod bounds;
 pub mod check;
 mod check_files;
 mod check_ike;
@@ -16,6 +17,7 @@ pub mod secret;
 pub mod types;
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -25,9 +27,6 @@ pub use ike::{Ike, IkeGlobal, StartWhen, SuiteName};
 pub use locate::Position;
 pub use types::*;
 use zeroize::Zeroizing;
-
-/// Largest file that is read: 100,000 tunnels written out at length take some 40 MiB.
-const MAX_FILE_LEN: u64 = 256 << 20;
 
 /// A configuration that passed every check, and what is allowed but odd about it.
 #[derive(Clone, Debug)]
@@ -46,23 +45,22 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, with line and column.
     pub fn load(file: &Path, machine: &Machine) -> Result<Checked, ConfigError> {
-        let unreadable = |error: std::io::Error| {
-            let message = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "no such file: write one or name another with --config".into()
-                }
-                _ => format!("cannot be read: {error}"),
-            };
-            ConfigError::unreadable(file, message)
-        };
-        if std::fs::metadata(file).map_err(unreadable)?.len() > MAX_FILE_LEN {
-            return Err(ConfigError::unreadable(file, "is larger than 256 MiB: not a configuration".into()));
-        }
-        let text = Zeroizing::new(std::fs::read(file).map_err(unreadable)?);
+        let text = read(file)?;
         let Ok(text) = std::str::from_utf8(&text) else {
             return Err(ConfigError::unreadable(file, "is not UTF-8 text: not a configuration".into()));
         };
         Config::parse(file, text, machine)
+    }
+
+    /// The gateway's name as `file` says it; what is wrong with the rest, or that it cannot be read, is no hindrance.
+    pub fn name_in(file: &Path) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let text = read(file).ok()?;
+        let text = std::str::from_utf8(&text).ok().filter(|text| bounds::exceeded(text).is_none())?;
+        serde_yaml::from_str::<Named>(text).ok().map(|named| named.name)
     }
 
     /// Checks `text` as the content of `file`; files that it names are taken relative to the directory of `file`.
@@ -70,6 +68,9 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, with line and column.
     pub fn parse(file: &Path, text: &str, machine: &Machine) -> Result<Checked, ConfigError> {
+        if let Some((position, message)) = bounds::exceeded(text) {
+            return Err(ConfigError::exceeded(file, position, message));
+        }
         let mut config: Config = match serde_yaml::from_str(text) {
             Ok(config) => config,
             Err(error) => return Err(ConfigError::from_yaml(file, text, &error)),
@@ -148,4 +149,23 @@ impl Config {
         let carries = |port: &Port| port.addresses.iter().any(|own| locals.contains(&own.address()));
         self.ports.values().map(|port| port.public.unwrap_or(self.ports.len() > 1 && carries(port))).collect()
     }
+}
+
+/// What stands in `file`, which may be no ordinary file, or grow meanwhile.
+fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
+    let unreadable = |error: std::io::Error| {
+        let message = match error.kind() {
+            std::io::ErrorKind::NotFound => "no such file: write one or name another with --config".into(),
+            _ => format!("cannot be read: {error}"),
+        };
+        ConfigError::unreadable(file, message)
+    };
+    let mut text = Zeroizing::new(Vec::new());
+    let opened = std::fs::File::open(file).map_err(unreadable)?;
+    opened.take(bounds::MAX_LEN + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > bounds::MAX_LEN {
+        let message = format!("is larger than {} MiB: not a configuration", bounds::MAX_LEN >> 20);
+        return Err(ConfigError::unreadable(file, message));
+    }
+    Ok(text)
 }
