@@ -37,6 +37,10 @@ pub(crate) struct Child {
     pub ours: bool,
     /// The lower nonce of that exchange: decides collisions (RFC 7296 2.8.1).
     pub nonce: Vec<u8>,
+    /// Made in IKE_AUTH, where no key exchange of its own is negotiated.
+    pub first: bool,
+    /// Its rekey was refused, by the peer or by us: it ends at its hard limit unless something takes its place.
+    pub refused: Option<crate::Refused>,
     /// Made by a rekey, so not a duplicate of its predecessor.
     pub rekeyed: bool,
     pub state: ChildState,

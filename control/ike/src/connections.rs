@@ -101,7 +101,7 @@ impl Memory {
                 self.last_failure = Some((event.at, f.clone()));
             }
         }
-        if event.kind == EventKind::ChildUp {
+        if matches!(event.kind, EventKind::ChildUp | EventKind::ChildRekeyed) {
             self.last_failure = None;
         }
         let mut event = event.clone();

@@ -23,6 +23,10 @@ const SIMULTANEOUS: Duration = Duration::from_secs(60);
 const MOST_TICKS: usize = 256;
 const MOST_BEGUN: usize = 16;
 
+mod replacement;
+
+use replacement::covers;
+
 pub(crate) struct CookieSecret {
     pub(crate) version: u8,
     pub(crate) changed: Instant,
@@ -351,6 +355,7 @@ impl Endpoint {
             self.put(sa);
         }
         for (to, children, tasks) in effects.moves {
+            self.follow_rekey(spi, to);
             self.set_children(now, to, children, tasks, out);
             kick.push(to);
         }
@@ -366,6 +371,10 @@ impl Endpoint {
         if let Some(contact) = effects.established {
             self.on_established(now, spi, contact, spis, out);
         }
+        if let Some(wanted) = effects.replace {
+            self.replace(now, spi, wanted, spis, out);
+        }
+        self.settle(now, spi);
         for (name, failure) in effects.ended {
             self.on_ended(now, &name, &failure);
         }
@@ -403,18 +412,22 @@ impl Endpoint {
         out: &mut Outputs,
     ) {
         let Some(new) = self.sas.get(&spi) else { return };
-        let (Some(name), id, ours, nonce) =
-            (new.name(), new.peer_id.clone(), new.initiator, new.nonce.clone())
-        else {
-            return;
-        };
+        let Some(name) = new.name() else { return };
         if let Some(memory) = self.memory.get_mut(&name) {
             (memory.failures, memory.retry_at) = (0, None);
         }
+        self.give_up_others(now, spi, &name, spis, out);
+        let Some(new) = self.sas.get(&spi) else { return };
+        let (ours, nonce, id) = (new.initiator, new.nonce.clone(), new.peer_id.clone());
         let same = |s: &&IkeSa| s.local_spi() != spi && s.state == State::Up && s.peer_id == id;
         let others: Vec<u64> = self.sas_of(&name).filter(same).map(IkeSa::local_spi).collect();
         for other in others {
-            let Some(o) = self.sas.get(&other) else { continue };
+            let (Some(o), Some(new)) = (self.sas.get(&other), self.sas.get(&spi)) else { continue };
+            if new.replaces == Some(other) {
+                continue;
+            }
+            // One of two that have different children is not too many.
+            let covered = covers(new, o);
             let fresh = now.at.since(o.established) < SIMULTANEOUS;
             let task = match (contact, o.initiator == ours) {
                 (true, _) if !fresh => {
@@ -424,6 +437,7 @@ impl Endpoint {
                     continue;
                 }
                 (true, true) => (other, What::DeleteIke(Reason::InitialContact)),
+                (false, _) if !covered => (other, What::Probe),
                 // Begun from both ends: the one with the lowest nonce is closed by its initiator.
                 (_, false) if nonce < o.nonce && ours => (spi, What::DeleteIke(Reason::Replaced)),
                 (_, false) if nonce >= o.nonce && o.initiator => (other, What::DeleteIke(Reason::Replaced)),

@@ -33,7 +33,7 @@ pub use config::{
 };
 pub use endpoint::Endpoint;
 pub use output::{ChildSa, Datagram, Encapsulation, Event, EventKind, LabKeys, Output, Outputs, SpiSource};
-pub use reason::{Failure, Reason};
+pub use reason::{Failure, Reason, Refused};
 pub use status::{CertificateStatus, ChildStatus, ConnectionStatus, IkeStatus, Why};
-pub use time::{Instant, Now};
+pub use time::{Instant, Now, clock};
 pub use wishes::Usage;

@@ -80,6 +80,8 @@ reasons! {
     NegotiationTimeout, "negotiation-timeout", "the peer began a negotiation and did not finish it";
     ChildNotFound, "child-not-found", "the peer no longer knows the child SA";
     ExpiryAhead, "certificate-expires-soon", "a certificate expires within 30 days";
+    PfsRefused, "pfs-refused", "the peer refuses the key exchange of the rekey: PFS is asked for by one end only, or its groups differ; make `pfs` the same on both ends";
+    PfsMismatch, "pfs-mismatch", "the peer's rekey has no key exchange that we allow: PFS is asked for by one end only, or its groups differ; make `pfs` the same on both ends";
 }
 
 impl std::fmt::Display for Reason {
@@ -101,6 +103,21 @@ impl Failure {
     /// A reason with details.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Failure {
         Failure { reason, detail: detail.into() }
+    }
+}
+
+/// A rekey was refused: what is up now has an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Who refused it, and why.
+    pub failure: Failure,
+    /// When the keys end, in seconds since 1970.
+    pub until_unix_seconds: u64,
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "up until {}, then down: {}", crate::time::clock(self.until_unix_seconds), self.failure)
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Effects {
     pub established: Option<bool>,
     /// A connection lost its IKE SA, or failed to get one.
     pub ended: Vec<(Arc<str>, Failure)>,
+    /// Children whose place a new IKE SA is to take, because a rekey of theirs, or of this IKE SA, was refused.
+    pub replace: Option<Vec<Arc<str>>>,
     /// Another IKE SA of this connection exists or is under way, so no INITIAL_CONTACT.
     pub others: bool,
 }
@@ -138,6 +140,15 @@ pub(crate) struct IkeSa {
     pub contested: bool,
     /// The peer has a newer IKE SA with us: if it does not answer on this one, it has forgotten it.
     pub superseded: bool,
+    /// It was begun because a rekey was refused on this older IKE SA (by local SPI), which is deleted once nothing is left that
+    /// only it carries.
+    pub replaces: Option<u64>,
+    /// A newer IKE SA has all of its children: nothing new begins here.
+    pub retiring: bool,
+    /// Its rekey was refused, by the peer or by us.
+    pub refused: Option<crate::Refused>,
+    /// The child that the peer refused in IKE_AUTH.
+    pub first_refused: Option<Arc<str>>,
     /// The lower nonce of the exchange that made it.
     pub nonce: Vec<u8>,
     /// The peer's rekey that waits for its additional key exchange.
@@ -186,6 +197,10 @@ impl IkeSa {
             replaced_by: None,
             contested: false,
             superseded: false,
+            replaces: None,
+            retiring: false,
+            refused: None,
+            first_refused: None,
             nonce: Vec::new(),
             followup: None,
             fragment_bytes: None,

@@ -7,7 +7,7 @@ use crate::crypto::{EspChoice, IkeChoice};
 use crate::endpoint::Endpoint;
 use crate::message::TrafficSelector;
 use crate::output::Event;
-use crate::reason::Reason;
+use crate::reason::{Reason, Refused};
 use crate::sa::{IkeSa, State};
 use crate::time::{Instant, Now};
 use std::net::SocketAddr;
@@ -38,6 +38,8 @@ pub struct IkeStatus {
     pub rekey_at: Instant,
     /// Subject and end of validity of the peer's certificate, in seconds since 1970.
     pub peer_certificate: Option<(String, u64)>,
+    /// Its rekey was refused, and nothing has taken its place yet.
+    pub refused: Option<Refused>,
     /// Children.
     pub children: Vec<ChildStatus>,
 }
@@ -61,6 +63,8 @@ pub struct ChildStatus {
     pub established: Instant,
     /// When it will be replaced.
     pub rekey_at: Instant,
+    /// Its rekey was refused, and nothing has taken its place yet.
+    pub refused: Option<Refused>,
     /// The worker it belongs to (RFC 9611).
     pub resource: Option<u32>,
 }
@@ -78,6 +82,17 @@ pub struct ConnectionStatus {
     pub retry_at: Option<Instant>,
     /// Failures so far by reason, for metrics.
     pub failures: Vec<(Reason, u64)>,
+}
+
+impl ConnectionStatus {
+    /// The first end of what is up, where a rekey was refused: of this child or of any, or of the IKE SA that it is of.
+    pub fn refused(&self, child: Option<&str>) -> Option<&Refused> {
+        let of_it = |c: &&ChildStatus| c.sending && child.is_none_or(|name| &*c.name == name);
+        let carrying = self.ike.iter().filter(|i| i.children.iter().any(|c| of_it(&c)));
+        let found = carrying
+            .flat_map(|i| i.refused.iter().chain(i.children.iter().filter(of_it).flat_map(|c| &c.refused)));
+        found.min_by_key(|r| r.until_unix_seconds)
+    }
 }
 
 /// Why a connection is down.
@@ -144,6 +159,7 @@ impl Endpoint {
             sending: self.tunnels.is_current(c.spi_in),
             established: c.established,
             rekey_at: c.soft_at,
+            refused: c.refused.clone(),
             resource: c.resource,
         };
         IkeStatus {
@@ -158,6 +174,7 @@ impl Endpoint {
             established: s.established,
             rekey_at: s.soft_at,
             peer_certificate: s.peer_certificate.clone(),
+            refused: s.refused.clone().filter(|_| s.state == State::Up && !s.retiring),
             children: s.children.iter().map(child).collect(),
         }
     }
@@ -167,6 +184,10 @@ impl Endpoint {
         let connection = self.connections.get(name)?;
         let memory = self.memory.get(name)?;
         let status = self.connection_status(&connection.name);
+        if let Some(refused) = status.refused(None) {
+            let (code, text) = (refused.failure.reason.code(), format!("{name} is {refused}"));
+            return Some(Why { code, text, at: None });
+        }
         let failed = memory.last_failure.as_ref();
         if status.up && failed.is_none() {
             return Some(Why { code: "up", text: format!("{name} is up"), at: None });

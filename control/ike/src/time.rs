@@ -21,6 +21,19 @@ impl std::ops::Add<Duration> for Instant {
     }
 }
 
+impl Now {
+    /// Another moment in seconds since 1970.
+    pub fn unix_of(&self, at: Instant) -> u64 {
+        (self.unix_seconds + at.since(self.at).as_secs()).saturating_sub(self.at.since(at).as_secs())
+    }
+}
+
+/// The time of day in UTC: `14:32:05 UTC`.
+pub fn clock(unix_seconds: u64) -> String {
+    let (hour, minute, second) = (unix_seconds / 3600 % 24, unix_seconds / 60 % 60, unix_seconds % 60);
+    format!("{hour:02}:{minute:02}:{second:02} UTC")
+}
+
 /// The two clocks at the moment of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Now {

@@ -141,6 +141,16 @@ impl Tunnels {
         self.current.get(key).is_some_and(|s| *s != spi_in) || self.has_adopted(&key.0, &key.1)
     }
 
+    /// The SA that a tunnel sends with, unless it is from before control's restart.
+    pub fn sending(&self, key: &Key) -> Option<u32> {
+        self.current.get(key).copied().filter(|spi_in| !self.is_adopted(*spi_in))
+    }
+
+    /// Whether the tunnel has an SA beside these.
+    pub fn has_beside(&self, key: &Key, these: &[u32]) -> bool {
+        self.by_key.get(key).is_some_and(|all| all.iter().any(|spi_in| !these.contains(spi_in)))
+    }
+
     /// Adopted SAs of a connection's child: they carry its traffic until a new SA takes over.
     pub fn has_adopted(&self, connection: &Arc<str>, child: &Arc<str>) -> bool {
         !self.adopted.is_empty() && self.adopted.contains_key(&(connection.clone(), child.clone()))

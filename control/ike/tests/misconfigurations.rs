@@ -107,30 +107,6 @@ fn proposals() {
 }
 
 #[test]
-fn pfs_shows_at_the_first_rekey() {
-    let mut w = World::new(12);
-    for (n, e) in [(A, "aes256gcm16-ecp256"), (B, "aes256gcm16-x25519")] {
-        let mut c = site(n);
-        child(&mut c, |c| c.esp = esp(e));
-        w.configure(n, c);
-    }
-    w.initiate(A);
-    w.run(seconds(2));
-    assert!(w.up());
-    let spi = w.spis(A)[0];
-    w.on(A, |e, now, p, out| e.rekey_child(now, spi, p, out));
-    w.run(seconds(3));
-    assert_eq!(w.why(A).0, "child-proposal-refused");
-    let (code, text) = w.why(B);
-    assert_eq!(code, "child-proposal-mismatch");
-    assert_eq!(
-        text,
-        "site is up, but no common ESP proposal (key exchange: peer offers ecp256, we allow x25519)"
-    );
-    assert!(w.up() && w.lost == 0, "the old SA goes on");
-}
-
-#[test]
 fn secrets_and_identities() {
     let refused = |b| ["authentication-refused", b];
     let key = |c: &mut Connection, k: &'static [u8]| {

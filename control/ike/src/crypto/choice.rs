@@ -111,6 +111,33 @@ pub fn choose_esp(ours: &[EspProposal], theirs: &[Proposal], pfs: bool) -> Optio
     Some((esp_choice(&answer)?, answer))
 }
 
+/// What is taken of a peer in CREATE_CHILD_SA where this is configured.
+pub(super) fn taken(ours: &EspProposal, ke: Option<Method>) -> Proposal {
+    let mut wire = ours.with_any_pfs(ke).to_wire(1, 0, true);
+    if EspProposal::groups(std::slice::from_ref(ours)).is_empty() {
+        wire.transforms.push(Transform::new(TransformType::KeyExchange, 0, None));
+    }
+    wire
+}
+
+/// Chooses among the ESP proposals of a peer that asks for a child in CREATE_CHILD_SA and whose KE payload is of group `ke`:
+/// a key exchange that it wants is taken whether the operator asked for one or not; one that the operator asked for is a must.
+pub fn answer_esp(
+    ours: &[EspProposal],
+    theirs: &[Proposal],
+    ke: Option<Method>,
+) -> Option<(EspChoice, Proposal)> {
+    let ours: Vec<Proposal> = ours.iter().map(|p| taken(p, ke)).collect();
+    let answer = choose(&ours, theirs, Protocol::Esp)?;
+    answer.esp_spi().filter(|s| *s > 255)?;
+    Some((esp_choice(&answer)?, answer))
+}
+
+/// What to ask a peer for that refused a child without a key exchange of its own: the same with one, the IKE SA's first.
+pub fn with_key_exchange(ours: &[EspProposal], first: Option<Method>) -> Vec<EspProposal> {
+    ours.iter().map(|p| p.with_any_pfs(first)).collect()
+}
+
 fn ike_choice(p: &Proposal) -> Option<IkeChoice> {
     let one = |k| p.of(k).next();
     let e = one(TransformType::Encryption)?;

@@ -1,7 +1,7 @@
 //! Why two ends have no common proposal. Enters: our proposals and a peer's. Leaves: one line, transform by transform,
 //! for the closest pair. RFC 7296 section 3.3.
 
-use super::choice::{common_of, without_ke};
+use super::choice::{common_of, taken, without_ke};
 use super::suites::{EspProposal, IkeProposal};
 use crate::message::{Proposal, Transform, TransformType};
 
@@ -28,7 +28,8 @@ pub fn explain_ike(ours: &[IkeProposal], theirs: &[Proposal]) -> String {
 /// [`explain`] for ESP proposals.
 pub fn explain_esp(ours: &[EspProposal], theirs: &[Proposal], pfs: bool) -> String {
     let theirs: Vec<Proposal> = if pfs { theirs.to_vec() } else { theirs.iter().map(without_ke).collect() };
-    explain(&ours.iter().map(|p| p.to_wire(1, 0, pfs)).collect::<Vec<_>>(), &theirs)
+    let wire = |p: &EspProposal| if pfs { taken(p, None) } else { p.to_wire(1, 0, false) };
+    explain(&ours.iter().map(wire).collect::<Vec<_>>(), &theirs)
 }
 
 fn difference(ours: &Proposal, theirs: &Proposal) -> Vec<String> {

@@ -279,6 +279,23 @@ impl EspProposal {
         EspProposal { pfs: methods, ..self }
     }
 
+    /// The same proposal with whatever key exchange the other end wants: its own first, then `first`, then every other that is
+    /// strong enough here (RFC 8247). A key exchange more never weakens a child's keys, which come from the IKE SA's too.
+    pub(super) fn with_any_pfs(&self, first: Option<Method>) -> EspProposal {
+        let mut pfs = self.pfs.clone();
+        for m in first.into_iter().filter(|m| KE.contains(m)).chain(KE) {
+            if !pfs.contains(&m) {
+                pfs.push(m);
+            }
+        }
+        EspProposal { pfs, ..self.clone() }
+    }
+
+    /// Whether the proposal holds this choice but for its key exchange.
+    pub fn allows(&self, choice: &super::EspChoice) -> bool {
+        self.ciphers.contains(&choice.cipher) && self.esn.contains(&choice.esn)
+    }
+
     /// The proposal on the wire. In IKE_AUTH (`pfs` false) key exchanges are left out (RFC 7296 1.2).
     pub fn to_wire(&self, number: u8, spi: u32, pfs: bool) -> Proposal {
         let mut t: Vec<Transform> = Vec::new();

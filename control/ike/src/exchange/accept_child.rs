@@ -2,12 +2,13 @@
 //! answer, and an installed child SA. RFC 7296 sections 1.3.1, 1.3.3, 2.8, 2.9 and 2.25.1.
 
 use super::create_child::Agreed;
+use super::replace::AFTER_THE_PEER;
 use super::{Payloads, Request, lower, nonce};
 use crate::child::{ChildState, list, narrow};
-use crate::crypto::EspChoice;
-use crate::crypto::choice::choose_esp;
+use crate::crypto::choice::{answer_esp, choose_esp};
 use crate::crypto::difference::explain_esp;
 use crate::crypto::ke::SharedSecret;
+use crate::crypto::{EspChoice, Method};
 use crate::message::{Header, KeyExchangeData, Notify, NotifyType, Payload, Protocol};
 use crate::output::EventKind;
 use crate::reason::{Failure, Reason};
@@ -46,7 +47,8 @@ impl IkeSa {
             Err((notify, failure)) => {
                 self.respond(ctx, header, &[Payload::Notify(notify)]);
                 if let Some(f) = failure {
-                    self.event(ctx, EventKind::Failed, Some(f), "a child was refused");
+                    self.event(ctx, EventKind::Failed, Some(f.clone()), "a child was refused");
+                    old.into_iter().for_each(|old| self.rekey_refused(ctx, old, f.clone(), AFTER_THE_PEER));
                 }
             }
         }
@@ -91,9 +93,17 @@ impl IkeSa {
             let text = format!("peer offers {} to {}, we allow {ours}", list(ts_r), list(ts_i));
             return refuse(NotifyType::TsUnacceptable, Failure::new(Reason::SelectorsMismatch, text));
         };
-        let Some((esp, mut answer)) = choose_esp(&config.esp, offer, own_keys) else {
-            let text = explain_esp(&config.esp, offer, own_keys);
-            return refuse(NotifyType::NoProposalChosen, Failure::new(Reason::ChildProposalMismatch, text));
+        let group = p.ke().and_then(|k| Method::from_id(k.method));
+        let chosen = match own_keys {
+            true => answer_esp(&config.esp, offer, group),
+            false => choose_esp(&config.esp, offer, false),
+        };
+        let Some((esp, mut answer)) = chosen else {
+            // With every key exchange left out it would do: so it is the key exchange.
+            let only_pfs = own_keys && choose_esp(&config.esp, offer, false).is_some();
+            let reason = if only_pfs { Reason::PfsMismatch } else { Reason::ChildProposalMismatch };
+            let failure = Failure::new(reason, explain_esp(&config.esp, offer, own_keys));
+            return refuse(NotifyType::NoProposalChosen, failure);
         };
         let (nonce_i, nonce_r) = match own_keys {
             true => (p.nonce().ok_or_else(malformed)?.to_vec(), nonce(ctx)),
@@ -128,6 +138,7 @@ impl IkeSa {
             ctx,
             Agreed {
                 config,
+                first: !own_keys,
                 esp,
                 spi_in,
                 spi_out,

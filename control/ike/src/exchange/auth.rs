@@ -158,6 +158,10 @@ impl IkeSa {
         if let Some(offer) = offer {
             self.finish_child(ctx, *offer, &p, false);
         }
+        if self.replaces.is_some() && self.children.is_empty() {
+            // It has not what it was made for: the older one goes on alone.
+            return self.queue(Task::new(ctx.now.at, What::DeleteIke(Reason::Replaced)));
+        }
         self.want_children(ctx);
     }
 
@@ -286,7 +290,8 @@ impl IkeSa {
         let Some(connection) = self.connection.clone() else { return };
         let wanted = std::mem::take(&mut self.wanted);
         for c in &connection.children {
-            if c.start == Start::Now || wanted.contains(&c.name) {
+            let starts = c.start == Start::Now && !self.carried_elsewhere(ctx, &c.name, None);
+            if starts || wanted.contains(&c.name) {
                 self.want_child(ctx, &c.name, std::time::Duration::ZERO);
             }
         }

@@ -5,7 +5,7 @@
 use super::{ChildOffer, Payloads, Request, Task, What, lower, nonce, refusal};
 use crate::child::{Child, ChildState, list, soft_limit};
 use crate::config::{ChildConfig, Start};
-use crate::crypto::choice::accept_esp;
+use crate::crypto::choice::{accept_esp, with_key_exchange};
 use crate::crypto::{ChildKeys, EspChoice, EspProposal, Method};
 use crate::message::is_subset;
 use crate::message::{ExchangeType, KeyExchangeData, Notify, NotifyType, Payload, Protocol, TrafficSelector};
@@ -24,6 +24,8 @@ const BUSY_RETRY: Duration = Duration::from_millis(500);
 /// What was negotiated, from whichever side.
 pub(super) struct Agreed {
     pub config: Arc<ChildConfig>,
+    /// Made in IKE_AUTH.
+    pub first: bool,
     pub esp: EspChoice,
     pub spi_in: u32,
     pub spi_out: u32,
@@ -39,7 +41,7 @@ pub(super) struct Agreed {
 impl ChildOffer {
     /// SA, Ni, KEi, TSi, TSr and notifies; without nonce and key exchange in IKE_AUTH.
     pub fn payloads(&self, own_keys: bool) -> Vec<Payload> {
-        let esp = &self.config.esp;
+        let esp = &self.esp;
         let mut out = Vec::new();
         if let Some(worker) = self.resource {
             out.push(Payload::Notify(Notify::new(NotifyType::SaResourceInfo, worker.to_be_bytes())));
@@ -83,7 +85,12 @@ impl IkeSa {
             );
             return None;
         };
-        let group = group.or_else(|| EspProposal::groups(&config.esp).first().copied()).filter(|_| own_keys);
+        let mut esp = config.esp.clone();
+        if group.is_some_and(|g| !EspProposal::groups(&esp).contains(&g)) {
+            // The peer wanted a key exchange when this was made.
+            esp = with_key_exchange(&esp, group);
+        }
+        let group = group.or_else(|| EspProposal::groups(&esp).first().copied()).filter(|_| own_keys);
         let ke = group.map(|g| g.start(ctx.rng));
         let nonce = nonce(ctx);
         let (local_ts, remote_ts) = (config.local_ts.clone(), config.remote_ts.clone());
@@ -96,6 +103,8 @@ impl IkeSa {
             remote_ts,
             replaces,
             resource: None,
+            esp,
+            turned: false,
             retried: false,
             superseded: false,
         })
@@ -106,7 +115,7 @@ impl IkeSa {
         let Some(config) = connection.children.iter().find(|c| c.name == *name) else { return };
         let same =
             |c: &&Child| c.config.name == *name && c.resource == resource && c.state != ChildState::Deleting;
-        if self.children.iter().find(same).is_some() {
+        if self.children.iter().find(same).is_some() || self.carried_elsewhere(ctx, name, resource) {
             return;
         }
         if let Some(mut offer) = self.offer_child(ctx, config.clone(), None, None, true) {
@@ -136,7 +145,8 @@ impl IkeSa {
         // The configuration may have changed since; the name has not.
         let current = self.connection.iter().flat_map(|c| &c.children).find(|c| c.name == old.config.name);
         let config = current.unwrap_or(&old.config).clone();
-        let group = group.filter(|g| EspProposal::groups(&config.esp).contains(g));
+        let configured = EspProposal::groups(&config.esp);
+        let group = group.filter(|g| configured.is_empty() || configured.contains(g));
         if let Some(mut offer) = self.offer_child(ctx, config, Some(spi_in), group, true) {
             offer.resource = resource;
             self.send_offer(ctx, offer);
@@ -157,10 +167,13 @@ impl IkeSa {
         let (now, name) = (ctx.now.at, offer.config.name.clone());
         if n.kind == NotifyType::InvalidKePayload && !offer.retried {
             let group = n.data.first_chunk().and_then(|b| Method::from_id(u16::from_be_bytes(*b)));
-            if let Some(group) = group.filter(|g| EspProposal::groups(&offer.config.esp).contains(g)) {
+            if let Some(group) = group.filter(|g| EspProposal::groups(&offer.esp).contains(g)) {
                 (offer.retried, offer.ke, offer.nonce) = (true, Some(group.start(ctx.rng)), nonce(ctx));
                 return self.send_offer(ctx, offer);
             }
+        }
+        if n.kind == NotifyType::NoProposalChosen && self.turn(ctx, &mut offer) {
+            return self.send_offer(ctx, offer);
         }
         if n.kind == NotifyType::SinglePairRequired && offer.local_ts.len() + offer.remote_ts.len() > 2 {
             offer.local_ts.truncate(1);
@@ -192,11 +205,18 @@ impl IkeSa {
                 old.state = ChildState::Live;
                 let spi = old.spi_in;
                 self.queue(Task::rekey_child(now + REFUSED_RETRY, spi));
-                let text = "the old SA is used until it ends".to_string();
-                self.child_event(ctx, &name, EventKind::Failed, Some(refusal(n, true)), text);
+                let failure = self.why_refused(spi, &offer, n);
+                self.rekey_refused(ctx, spi, failure.clone(), Duration::ZERO);
+                let text = self.until(ctx, spi);
+                self.child_event(ctx, &name, EventKind::Failed, Some(failure), text);
             }
             (_, None) if offer.replaces.is_some() => {}
-            (_, None) => self.child_failed(ctx, &name, refusal(n, true)),
+            (kind, None) => {
+                self.child_failed(ctx, &name, refusal(n, true));
+                if offer.resource.is_none() {
+                    self.try_as_first(ctx, name, kind);
+                }
+            }
         }
     }
 
@@ -231,6 +251,9 @@ impl IkeSa {
                 if let Some(old) = self.children.iter_mut().find(|c| Some(c.spi_in) == replaces) {
                     old.state = ChildState::Live;
                 }
+                if !own_keys {
+                    self.first_refused = Some(name.clone());
+                }
                 self.child_failed(ctx, &name, failure);
             }
         }
@@ -247,7 +270,7 @@ impl IkeSa {
         }
         let malformed = |what: &str| Failure::new(Reason::MalformedMessage, what);
         let sa = p.sa().ok_or_else(|| malformed("no SA payload in the answer"))?;
-        let (esp, spi_out) = accept_esp(&offer.config.esp, sa, own_keys)
+        let (esp, spi_out) = accept_esp(&offer.esp, sa, own_keys)
             .ok_or_else(|| malformed("the peer chose an ESP proposal that was not offered"))?;
         let (Some(local_ts), Some(remote_ts)) = (p.ts_i(), p.ts_r()) else {
             return Err(malformed("no traffic selectors in the answer"));
@@ -282,6 +305,7 @@ impl IkeSa {
         let ChildOffer { config, spi_in, replaces, resource, .. } = offer;
         Ok(Agreed {
             config,
+            first: !own_keys,
             esp,
             spi_in,
             spi_out,
@@ -389,6 +413,8 @@ impl IkeSa {
             remote_ts: a.remote_ts,
             ours: a.ours,
             nonce: a.nonce,
+            first: a.first,
+            refused: None,
             rekeyed: a.replaces.is_some(),
             state: ChildState::Live,
             established: now,

@@ -143,12 +143,15 @@ impl IkeSa {
         }
     }
 
-    fn peer_deletes_ike(&mut self, ctx: &mut Ctx<'_>, failure: crate::Failure) {
+    fn peer_deletes_ike(&mut self, ctx: &mut Ctx<'_>, mut failure: crate::Failure) {
         // The peer finished a rekey of its own: ours is forgotten (RFC 7296 2.25.2).
         if let Some((spi, _)) = self.replaced_by.take() {
             self.hand_over(ctx, spi);
         }
         let drain = failure.reason == Reason::DeletedByPeer;
+        if drain && self.is_superfluous(ctx) {
+            failure = Reason::Replaced.into();
+        }
         let reason = failure.reason;
         self.drop_children(ctx, reason, drain);
         self.fail(ctx, failure);

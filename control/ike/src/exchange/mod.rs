@@ -10,9 +10,11 @@ mod intermediate;
 #[cfg(test)]
 mod refusals;
 mod rekey_ike;
+mod replace;
 
 use crate::auth::Identity;
 use crate::config::ChildConfig;
+use crate::crypto::EspProposal;
 use crate::crypto::ke::Exchange;
 use crate::message::{
     ExchangeType, Identification, KeyExchangeData, Notify, NotifyType, Payload, Proposal, TrafficSelector,
@@ -71,6 +73,10 @@ pub(crate) struct ChildOffer {
     /// Inbound SPI of the SA to be replaced.
     pub replaces: Option<u32>,
     pub resource: Option<u32>,
+    /// What is asked for: the configuration's, with or without a key exchange as the peer wants it.
+    pub esp: Vec<EspProposal>,
+    /// NO_PROPOSAL_CHOSEN was followed once by the same with a key exchange, or without one.
+    pub turned: bool,
     /// INVALID_KE_PAYLOAD was followed once.
     pub retried: bool,
     /// The peer deleted the SA to be replaced because its own replacement won: ours is redundant.
@@ -86,7 +92,20 @@ pub(crate) enum What {
     DeleteChild(u32),
     RekeyIke,
     DeleteIke(Reason),
+    /// A new IKE SA, since a rekey was refused.
+    Replace(Lack),
     Probe,
+}
+
+/// What a refusal leaves without a future.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// The IKE SA.
+    Ike,
+    /// A child, by inbound SPI.
+    Rekey(u32),
+    /// A child that does not exist.
+    Child(Arc<str>),
 }
 
 /// A thing to do, not before a moment.
@@ -132,6 +151,9 @@ impl IkeSa {
             match task.what {
                 What::DeleteIke(reason) => self.delete_ike(ctx, reason),
                 _ if self.state != State::Up => {}
+                What::CreateChild(..) | What::RekeyChild(_) | What::RekeyIke | What::Replace(_)
+                    if self.retiring => {}
+                What::Replace(lack) => self.replace(ctx, lack),
                 What::CreateChild(name, resource) => self.create_child(ctx, &name, resource),
                 What::RekeyChild(spi_in) => self.rekey_child(ctx, spi_in),
                 What::DeleteChild(spi_in) => self.delete_children(ctx, spi_in),

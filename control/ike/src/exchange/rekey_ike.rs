@@ -2,7 +2,7 @@
 //! Enters: a task or a request. Leaves: a new IKE SA that inherits the children, and the old one on its way out.
 //! RFC 7296 sections 1.3.2, 2.8, 2.8.2, 2.18 and 2.25.2, RFC 9370 section 2.2.4.
 
-use super::{Payloads, Request, Task, What, lower, nonce, refusal};
+use super::{Lack, Payloads, Request, Task, What, lower, nonce, refusal};
 use crate::child::ChildState;
 use crate::crypto::choice::{accept_ike, choose_ike};
 use crate::crypto::difference::explain_ike;
@@ -91,7 +91,9 @@ impl IkeSa {
         let jitter = Duration::from_millis(u64::from(ctx.rng.next_u32() % 500));
         let wait = if n.kind == NotifyType::TemporaryFailure { BUSY_RETRY + jitter } else { REFUSED_RETRY };
         if n.kind != NotifyType::TemporaryFailure {
-            self.event(ctx, EventKind::Failed, Some(refusal(n, false)), "rekey of the IKE SA");
+            let failure = refusal(n, false);
+            self.event(ctx, EventKind::Failed, Some(failure.clone()), "rekey of the IKE SA");
+            self.ike_refused(ctx, failure, Duration::ZERO);
         }
         self.queue(Task::rekey_ike(ctx.now.at + wait));
     }
@@ -163,7 +165,8 @@ impl IkeSa {
         let Some((choice, mut answer)) = choose_ike(&connection.ike, offer) else {
             self.refuse(ctx, header, NotifyType::NoProposalChosen);
             let failure = Failure::new(Reason::IkeProposalMismatch, explain_ike(&connection.ike, offer));
-            return self.event(ctx, EventKind::Failed, Some(failure), "rekey of the IKE SA by the peer");
+            self.event(ctx, EventKind::Failed, Some(failure.clone()), "rekey of the IKE SA by the peer");
+            return self.ike_refused(ctx, failure, super::replace::AFTER_THE_PEER);
         };
         let Some(spi_i) = answer.ike_spi().filter(|s| *s != 0) else {
             return self.refuse(ctx, header, NotifyType::InvalidSyntax);
@@ -222,7 +225,7 @@ impl IkeSa {
         new.nonce = lower(&salt.nonce_i, &salt.nonce_r);
         (new.choice, new.salt, new.state) = (Some(choice), salt, State::Up);
         (new.connection, new.nat, new.features) = (self.connection.clone(), self.nat, self.features.clone());
-        new.fragment_bytes = self.fragment_bytes;
+        (new.fragment_bytes, new.replaces) = (self.fragment_bytes, self.replaces);
         (new.peer_id, new.peer_certificate) = (self.peer_id.clone(), self.peer_certificate.clone());
         new.start_lifetime(ctx);
         new.export_keys(ctx);
@@ -257,8 +260,10 @@ impl IkeSa {
 
     /// Gives children and tasks to the IKE SA with this local SPI; this one only waits for its deletion.
     pub fn hand_over(&mut self, ctx: &mut Ctx<'_>, spi: u64) {
-        let tasks =
-            std::mem::take(&mut self.tasks).into_iter().filter(|t| t.what != What::RekeyIke).collect();
+        let tasks = std::mem::take(&mut self.tasks)
+            .into_iter()
+            .filter(|t| !matches!(t.what, What::RekeyIke | What::Replace(Lack::Ike)))
+            .collect();
         let mut children = std::mem::take(&mut self.children);
         // A rekey of a child that was under way here has no answer there.
         children

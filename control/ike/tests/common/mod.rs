@@ -118,6 +118,8 @@ pub struct World {
     pub datagrams: u64,
     /// Drops everything to port 4500.
     pub block_4500: bool,
+    /// Their IKE_SA_INIT requests are dropped: ends that cannot begin.
+    pub mute: [bool; 2],
     /// Every IKE datagram, if asked for.
     pub capture: Option<Vec<(usize, Vec<u8>)>>,
 }
@@ -153,6 +155,7 @@ impl World {
             largest: 0,
             datagrams: 0,
             block_4500: false,
+            mute: [false; 2],
             capture: None,
         }
     }
@@ -188,6 +191,11 @@ impl World {
         self.largest = self.largest.max(d.bytes.len());
         if let Some(c) = &mut self.capture {
             c.push((from, d.bytes.clone()));
+        }
+        let plain = if d.encapsulated { &d.bytes[4.min(d.bytes.len())..] } else { &d.bytes[..] };
+        let begins = |h: message::Header| h.exchange == message::ExchangeType::Init && !h.response;
+        if self.mute[from] && message::Header::decode(plain).is_ok_and(begins) {
+            return;
         }
         let mut source = d.local;
         if let Some(outside) = self.nat[from] {
@@ -340,6 +348,11 @@ impl World {
     pub fn spis(&self, n: usize) -> Vec<u32> {
         let status = self.nodes[n].endpoint.status();
         status.iter().flat_map(|c| &c.ike).flat_map(|i| &i.children).map(|c| c.spis.0).collect()
+    }
+
+    /// The inbound SPI of what a node sends with.
+    pub fn current(&self, n: usize) -> u32 {
+        *self.nodes[n].plane.current.values().next().expect("an SA")
     }
 
     pub fn reasons(&self, n: usize) -> Vec<Reason> {
