@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::api::types::{
     Answer, Applied, CertificateEnd, Count, Frames, IkeSaStatus, IkeSummary, LogEntry, PortStatus,
-    RouteStatus, SaStatus, Status, TunnelState, TunnelStatus, WorkerStatus,
+    RekeyRefused, RouteStatus, SaStatus, Status, TunnelState, TunnelStatus, WorkerStatus,
 };
 use crate::publish::rekey::Stepped;
 
@@ -81,12 +81,15 @@ fn status_text(status: &Status) -> String {
     };
     let _ = writeln!(out, "tunnels    {} of {} up", status.tunnels_up, status.tunnels);
     if let Some(ike) = &status.ike {
-        let IkeSummary { sas, half_open, children, ending } = ike;
+        let IkeSummary { sas, half_open, children, ending, .. } = ike;
         let _ = writeln!(out, "IKE        {sas} SAs, {half_open} half-open, {children} child SAs");
         for CertificateEnd { tunnel, role, subject, not_after } in ending {
             let end = moment(*not_after);
             let _ = writeln!(out, "warning    {role} certificate {subject} of tunnel {tunnel} ends {end}");
         }
+    }
+    for RekeyRefused { tunnel, text, .. } in status.ike.iter().flat_map(|ike| &ike.refused) {
+        let _ = writeln!(out, "warning    tunnel {tunnel} is {text}");
     }
     let _ = writeln!(out, "routes     {}", status.routes);
     let _ = writeln!(out, "frames     {}", frames_text(&status.frames));
@@ -175,6 +178,10 @@ fn tunnel_state(tunnel: &TunnelStatus) -> String {
         (None, Some(ike), TunnelState::NoSa) => match (ike.state.as_str(), ike.retry_in_seconds) {
             ("retrying", Some(seconds)) => format!("no SA, retry in {}", duration(seconds)),
             (state, _) => format!("no SA, {state}"),
+        },
+        (None, Some(ike), TunnelState::Up) => match &ike.refused {
+            Some(refused) => format!("up until {}", penstock_ike::clock(refused.until_unix_seconds)),
+            None => TunnelState::Up.word().into(),
         },
         (None, _, state) => state.word().into(),
     }

@@ -80,6 +80,8 @@ pub struct TunnelSample {
     pub generation: u32,
     /// When its keys are replaced, in seconds since 1970.
     pub rekey_at: Option<u64>,
+    /// When its keys end, where a rekey was refused, in seconds since 1970.
+    pub ends_at: Option<u64>,
     /// Sent.
     pub sent: Traffic,
     /// Received.
@@ -189,7 +191,8 @@ fn write_tunnels<W: Write>(out: &mut Writer<W>, tunnels: &[TunnelSample]) -> io:
     });
     out.family(&s::TUNNEL_FAILURES, failures)?;
     out.family(&s::TUNNEL_GENERATION, each(|one| Some(one.generation.into()).filter(|now| *now > 0)))?;
-    out.family(&s::TUNNEL_REKEY, each(|one| one.rekey_at))
+    out.family(&s::TUNNEL_REKEY, each(|one| one.rekey_at))?;
+    out.family(&s::TUNNEL_END, each(|one| one.ends_at))
 }
 
 /// What the tunnels carry.

@@ -229,6 +229,14 @@ impl Endpoint {
         sa.children.iter().find(|child| child.spi_in == spi_in).map(|child| child.soft_at)
     }
 
+    /// When the keys of a child SA end whose rekey, or whose IKE SA's, was refused, in seconds since 1970; by its inbound SPI.
+    pub fn child_ends_at(&self, spi_in: u32) -> Option<u64> {
+        let sa = self.sas.get(self.owners.get(&spi_in)?)?;
+        let child = sa.children.iter().find(|child| child.spi_in == spi_in)?;
+        let ends = [&child.refused, &sa.refused].into_iter().flatten();
+        ends.map(|refused| refused.until_unix_seconds).min().filter(|_| !sa.retiring)
+    }
+
     /// Refusals that belong to no connection, by reason, for metrics.
     pub fn stray_failures(&self) -> Vec<(Reason, u64)> {
         self.stray.iter().map(|(r, n)| (*r, *n)).collect()

@@ -113,10 +113,26 @@ pub struct NegotiatedStatus {
     pub age_seconds: Option<u64>,
     /// Until the child SA is replaced.
     pub rekey_in_seconds: Option<u64>,
+    /// The end of what is up, where a rekey was refused.
+    #[serde(default)]
+    pub refused: Option<RekeyRefused>,
     /// Until it is tried again.
     pub retry_in_seconds: Option<u64>,
     /// End of validity of the peer's certificate, in seconds since 1970.
     pub certificate_end: Option<u64>,
+}
+
+/// A rekey that was refused: the tunnel is up until its keys end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RekeyRefused {
+    /// Its tunnel.
+    pub tunnel: String,
+    /// A reason of `docs/reasons.md`.
+    pub reason: String,
+    /// `up until ..., then down: ...`, for people.
+    pub text: String,
+    /// When its keys end, in seconds since 1970.
+    pub until_unix_seconds: u64,
 }
 
 /// End of validity of a certificate.
@@ -143,4 +159,7 @@ pub struct IkeSummary {
     pub children: u64,
     /// Certificates in use that end within 30 days, or have ended.
     pub ending: Vec<CertificateEnd>,
+    /// Tunnels whose rekey was refused, as long as nothing has taken the place of their SAs.
+    #[serde(default)]
+    pub refused: Vec<RekeyRefused>,
 }

@@ -8,7 +8,7 @@ use penstock_tables::TwinReport;
 use serde::{Deserialize, Serialize};
 
 pub use super::ike::{
-    CertificateEnd, IkeChild, IkeSaStatus, IkeSummary, LogEntry, NegotiatedStatus, WhyStatus,
+    CertificateEnd, IkeChild, IkeSaStatus, IkeSummary, LogEntry, NegotiatedStatus, RekeyRefused, WhyStatus,
 };
 pub use super::page::{MAX_ROWS, Page, Select};
 pub use super::workers::WorkerStatus;

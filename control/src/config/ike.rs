@@ -97,8 +97,9 @@ pub struct Ike {
     /// `aes256gcm16-x25519-esn`. Neither `esn` nor `noesn` leaves it to the peer, with `esn` preferred.
     #[schemars(extend("x-default" = "those of the suite"))]
     pub esp_proposals: Vec<String>,
-    /// Key exchange of each child's rekey (perfect forward secrecy), instead of the suite's; `off`: none. Not together with
-    /// `esp_proposals`, which name it themselves.
+    /// Key exchange of each child's rekey (perfect forward secrecy), instead of the suite's; `off`: none is asked for. One
+    /// that the peer asks for is taken in either case, if it is strong enough (RFC 8247); a rekey without any is refused
+    /// where this, or the suite, names one. Not together with `esp_proposals`, which name it themselves.
     #[schemars(extend("x-default" = "as the suite says: none, but ecp384, ecp256 or modp2048 for `aws`"))]
     pub pfs: Option<KeyExchange>,
     /// When the tunnel is set up: `now` at once and again whenever it is down, `traffic` when there is a packet for it, `wait`

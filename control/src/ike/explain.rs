@@ -98,6 +98,10 @@ impl Gateway {
                 failure.map(|(_, failure)| format!("\nthe last attempt: {failure}")).unwrap_or_default();
             return said(name, true, "adopted", text + &more, None);
         };
+        if let Some(refused) = status.as_ref().and_then(|status| status.refused(Some(name))) {
+            let text = format!("{name} is {refused}; a new IKE SA is tried until then");
+            return said(name, true, refused.failure.reason.code(), text, None);
+        }
         let peer = ike.peer.as_ref().map(ToString::to_string).unwrap_or_default();
         let text = format!(
             "{name} is up: {peer} at {}, {}, {}, for {}, new keys in {}",

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use penstock_ike::{ConnectionStatus, IkeStatus, Now, Reason};
 
+use super::configured::Configured;
 use crate::api::types::{
-    Answer, CertificateEnd, IkeChild, IkeSaStatus, IkeSummary, NegotiatedStatus, Response,
+    Answer, CertificateEnd, IkeChild, IkeSaStatus, IkeSummary, NegotiatedStatus, RekeyRefused, Response,
 };
 use crate::gateway::Gateway;
 
@@ -89,8 +90,18 @@ impl Gateway {
             sas: (sas - half_open) as u64,
             half_open: half_open as u64,
             children: children as u64,
+            refused: self.refused(),
             ending: self.certificates().into_iter().filter(|one| one.not_after < soon).collect(),
         })
+    }
+
+    /// Tunnels whose rekey was refused, and that nothing has taken the place of yet.
+    fn refused(&self) -> Vec<RekeyRefused> {
+        let of_one = |(name, one): (&Arc<str>, &Configured)| {
+            let status = self.ike.endpoint.connection(name)?;
+            Some(one.children.keys().filter_map(|child| refused(child, &status)).collect::<Vec<_>>())
+        };
+        self.ike.connections.iter().filter_map(of_one).flatten().collect()
     }
 
     /// The certificates in use.
@@ -157,9 +168,19 @@ fn negotiated_one(
         nat: nat(ike).into(),
         age_seconds: child.map(|child| now.at.since(child.established).as_secs()),
         rekey_in_seconds: child.map(|child| child.rekey_at.since(now.at).as_secs()),
+        refused: status.and_then(|status| refused(tunnel, status)),
         retry_in_seconds: retry.map(|at| at.since(now.at).as_secs()),
         certificate_end: ike.and_then(|ike| ike.peer_certificate.as_ref()).map(|(_, end)| *end),
     }
+}
+
+fn refused(tunnel: &str, status: &ConnectionStatus) -> Option<RekeyRefused> {
+    status.refused(Some(tunnel)).map(|refused| RekeyRefused {
+        tunnel: tunnel.into(),
+        reason: refused.failure.reason.code().into(),
+        text: refused.to_string(),
+        until_unix_seconds: refused.until_unix_seconds,
+    })
 }
 
 fn nat(ike: Option<&IkeStatus>) -> &'static str {

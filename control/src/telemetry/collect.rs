@@ -174,6 +174,7 @@ impl Gateway {
             since: live.watch.since,
             failures: self.ike.endpoint.failures_of(name).collect(),
             generation: live.generation,
+            ends_at: pair.and_then(|spi_in| self.ike.endpoint.child_ends_at(spi_in)),
             rekey_at: rekey_at.map(|rekey| now + rekey.since(at).as_secs()),
             sent,
             received,

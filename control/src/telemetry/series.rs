@@ -97,6 +97,8 @@ series! {
         "Generation of the tunnel's lab keys; only of tunnels that have them";
     TUNNEL_REKEY, Gauge, "penstock_tunnel_next_rekey_timestamp_seconds", ["tunnel"],
         "When IKEv2 replaces the tunnel's keys next, in seconds since 1970";
+    TUNNEL_END, Gauge, "penstock_tunnel_refused_rekey_expiry_timestamp_seconds", ["tunnel"],
+        "When the keys of a tunnel end whose rekey was refused; without a sample where none was, or a new IKE SA has taken over";
     TUNNEL_PACKETS, Counter, "penstock_tunnel_packets_total", ["tunnel", "direction"],
         "Packets through the tunnel";
     TUNNEL_BYTES, Counter, "penstock_tunnel_bytes_total", ["tunnel", "direction"],
