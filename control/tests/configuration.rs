@@ -230,3 +230,50 @@ fn the_reference_is_that_of_the_types() {
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(kept, made, "docs/configuration.md differs from the types: run the test with UPDATE_DOCS=1");
 }
+
+/// What works and may not be meant is said with the names that one must know.
+#[test]
+fn what_may_not_be_meant_is_a_warning() {
+    let directory = directory();
+    let warnings = |old: &str, new: &str| {
+        assert!(wrong::BASE.contains(old), "{old}");
+        parse(directory.path(), &wrong::BASE.replacen(old, new, 1)).expect("good").warnings
+    };
+    assert_eq!(
+        warnings("remote_prefixes: [10.2.0.0/16]", "remote_prefixes: [198.51.100.0/24]"),
+        [
+            "tunnels.frankfurt.remote_prefixes[0]: `198.51.100.0/24` holds the peer's own address 198.51.100.2: what this gateway \
+          itself sends there (IKE, ESP, ping) stays outside of the tunnel"
+        ]
+    );
+    assert_eq!(
+        warnings("local_prefixes: [10.1.0.0/16]", "local_prefixes: [10.1.0.0/16, 10.9.0.0/16]"),
+        [
+            "tunnels.frankfurt.local_prefixes[1]: no port and no route of the file has an address of `10.9.0.0/16`: the kernel must \
+          have a route to it, or nothing behind this gateway is reached"
+        ]
+    );
+    let routed = "routes:\n  - {to: 10.9.1.0/24, via: 10.1.0.9}\n";
+    let text = wrong::BASE.replacen("routes:\n", routed, 1);
+    let text =
+        text.replacen("local_prefixes: [10.1.0.0/16]", "local_prefixes: [10.1.0.0/16, 10.9.0.0/16]", 1);
+    assert_eq!(parse(directory.path(), &text).expect("good").warnings, Vec::<String>::new());
+    assert_eq!(
+        warnings(
+            "    peer: 198.51.100.2\n    local_prefixes: [10.1.0.0/16]\n    remote_prefixes: [10.3",
+            "    peer: 198.51.100.2\n    local: 10.1.0.1\n    local_prefixes: [10.1.0.0/16]\n    remote_prefixes: [10.3",
+        ),
+        Vec::<String>::new(),
+        "one line is written, the other follows from the routes: the warning needs both"
+    );
+    let two =
+        wrong::BASE.replace("    peer: 198.51.100.2\n", "    peer: 198.51.100.2\n    local: 192.0.2.1\n");
+    let two = two.replacen("local: 192.0.2.1", "local: 10.1.0.1", 1);
+    assert_eq!(
+        parse(directory.path(), &two).expect("good").warnings,
+        [
+            "tunnels.paris.local: is an address of port wan, and tunnel frankfurt to the same peer uses port lan: all packets to \
+          198.51.100.2 leave by one port, the one that the route to it names"
+        ]
+    );
+}

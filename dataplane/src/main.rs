@@ -39,8 +39,8 @@ const REPORT: Duration = Duration::from_millis(100);
 const TWIN_RING: usize = 2048;
 /// ICMP errors a second and worker.
 const ANSWERS_PER_SECOND: u32 = 1000;
-/// Octets of a packet buffer, headroom and mbuf included.
-const BUFFER: u32 = 2432;
+/// Octets of a packet buffer besides its room for a frame: headroom and mbuf.
+const BUFFER_OVERHEAD: u32 = 384;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -67,8 +67,10 @@ fn run(options: &Options) -> Result<(), Failure> {
     let eal = start_dpdk(options)?;
     let hz = tsc_hz(&eal);
     state.set_tsc_hz(hz);
-    let frames = (options.memory * 5 / 8 * 1024 / (BUFFER / 1024 + 1)).clamp(4096, 1 << 20);
-    let pool = Pool::new(&eal, "packets", &PoolConfig { frames, ..PoolConfig::default() })?;
+    let data_room = options.data_room();
+    let buffer = (u32::from(data_room) + BUFFER_OVERHEAD) / 1024 + 1;
+    let frames = (options.memory * 5 / 8 * 1024 / buffer).clamp(4096, 1 << 20);
+    let pool = Pool::new(&eal, "packets", &PoolConfig { frames, data_room, ..PoolConfig::default() })?;
     let (mut ports, plan) = open_ports(options, &eal, &pool, &tables)?;
     let twins: Twins<Mbuf> = Twins::new(TWIN_RING, tables.capacity().tunnels);
     let parts = Parts { tables: Arc::new(tables), state: state.clone(), twins, engine, hz };

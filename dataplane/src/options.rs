@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-use crate::dpdk::DeviceName;
+use crate::dpdk::{DeviceName, FRAME_OVERHEAD, PoolConfig};
 use crate::plan::SpreadOption;
 use crate::worker::Idle;
 
@@ -107,6 +107,14 @@ impl Options {
         self.mtus.iter().rev().find(|(name, _)| name == port).map(|(_, octets)| *octets)
     }
 
+    /// Octets of a packet buffer: a frame of the port with the largest MTU fits, with two VLAN tags.
+    pub fn data_room(&self) -> u16 {
+        let least = PoolConfig::default().data_room;
+        let frames = self.mtus.iter().map(|(_, octets)| u32::from(*octets) + FRAME_OVERHEAD);
+        let largest = frames.max().unwrap_or(0).next_multiple_of(64);
+        u16::try_from(largest).unwrap_or(u16::MAX).max(least)
+    }
+
     /// Checks what clap cannot.
     ///
     /// # Errors
@@ -152,6 +160,7 @@ mod tests {
         assert_eq!(options.ports[0].name, "lan");
         assert_eq!(options.ports[0].device.as_str(), "net_tap0,iface=x");
         assert_eq!((options.mtu_of("wan"), options.mtu_of("lan")), (Some(9000), None));
+        assert_eq!(options.data_room(), 9088, "9000 octets, Ethernet with two tags, in lines of 64");
         assert_eq!(options.check(), Ok(()));
         assert!(parse(&["--port", "lan"]).unwrap_err().to_string().contains("expected NAME=DEVICE"));
         let stray = parse(&["--port", "lan=net_null0", "--mtu", "dmz=1500"]).unwrap();

@@ -200,6 +200,9 @@ fn one_port(path: &str, port: &Port, found: &mut Found) {
     }
     if !MTU.contains(&port.mtu) {
         found.error(format!("{path}.mtu"), format!("`{}`, expected 576 to 9216 octets", port.mtu));
+    } else if let Some((driver, most)) = most_of_driver(&port.device).filter(|(_, most)| port.mtu > *most) {
+        let message = format!("`{}` is more than {driver} can have, {most}: use that or less", port.mtu);
+        found.error(format!("{path}.mtu"), message);
     }
     if let Some(vlan) = port.vlan
         && !(1..=4094).contains(&vlan)
@@ -211,6 +214,17 @@ fn one_port(path: &str, port: &Port, found: &mut Found) {
             found.error(format!("{path}.addresses[{index}]"), wrong);
         }
     }
+}
+
+/// The largest MTU of a virtual device whose driver has a bound of its own (as DPDK 22.11 tells it). What a NIC can have is
+/// known once it is opened.
+fn most_of_driver(device: &str) -> Option<(&'static str, u16)> {
+    let drivers = [("net_tap", 1504), ("net_memif", 1500)];
+    drivers.into_iter().find(|(driver, _)| {
+        device
+            .strip_prefix(driver)
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == ','))
+    })
 }
 
 /// No two networks of ports and tunnel interfaces may overlap: the kernel would not know which way.

@@ -2,7 +2,7 @@
 //! complaints leave. The overlap of selectors (RFC 4301 section 4.4.1) is checked in the order of the prefixes, so
 //! that 100,000 tunnels take no time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use penstock_tables::tunnel::MAX_SELECTORS;
 use super::check::{
     Found, MTU, Machine, bad_interface, bad_name, bad_own_address, bad_station, bad_window, overlap,
 };
-use super::scalar::Peer;
+use super::scalar::{InterfaceAddress, Peer};
 use super::secret::{read_key, read_secret};
 use super::types::{Config, Encapsulation, FixedKey, LabKeys, Tunnel};
 
@@ -22,24 +22,56 @@ const FIRST_SPI: u32 = 256;
 /// Checks all tunnels.
 pub(super) fn check(config: &Config, machine: &Machine, found: &mut Found) {
     let mut seen = Seen::default();
+    seen.reached = Reached::new(config);
     for (name, tunnel) in &config.tunnels {
         let path = format!("tunnels.{name}");
         if let Some(wrong) = bad_name(name, 32) {
             found.error(&path, wrong);
         }
         outer(config, &path, tunnel, found);
-        selectors(config, &path, tunnel, found);
+        selectors(config, &path, tunnel, &mut seen, found);
         numbers(config, &path, tunnel, found);
         interface(config, machine, &path, name, tunnel, &mut seen, found);
         keys(config, &path, name, tunnel, &mut seen, found);
         encapsulation(config, &path, name, tunnel, &mut seen, found);
     }
     overlaps(config, found);
+    two_lines(config, found);
 }
 
-/// What must be unique among tunnels, and who has it.
+/// What ports, interfaces of tunnels and routes of the file lead to, but for routes to everywhere: ranges of addresses, apart
+/// from each other and ascending.
+#[derive(Default)]
+struct Reached(Vec<(u32, u32)>);
+
+impl Reached {
+    fn new(config: &Config) -> Reached {
+        let ports = config.ports.values().flat_map(|port| &port.addresses);
+        let tunnels = config.tunnels.values().flat_map(|tunnel| &tunnel.interface_addresses);
+        let networks = ports.chain(tunnels).map(InterfaceAddress::network);
+        let routes = config.routes.iter().map(|route| route.to.0).filter(|to| to.prefix_len() > 0);
+        let ends = |net: Ipv4Net| (net.network().to_bits(), net.broadcast().to_bits());
+        let mut all: Vec<(u32, u32)> = networks.chain(routes).map(ends).collect();
+        all.sort_unstable();
+        all.dedup_by(|next, last| {
+            let joined = next.0 <= last.1;
+            last.1 = if joined { last.1.max(next.1) } else { last.1 };
+            joined
+        });
+        Reached(all)
+    }
+
+    fn overlaps(&self, net: Ipv4Net) -> bool {
+        let before = self.0.partition_point(|(first, _)| *first <= net.broadcast().to_bits());
+        before > 0 && self.0[before - 1].1 >= net.network().to_bits()
+    }
+}
+
+/// What must be unique among tunnels, and who has it; and what is said once for all of them.
 #[derive(Default)]
 struct Seen<'a> {
+    reached: Reached,
+    unreached: HashSet<Ipv4Net>,
     interfaces: HashMap<&'a str, &'a str>,
     encapsulations: HashMap<(Ipv4Addr, Ipv4Addr), (Encapsulation, &'a str)>,
     inbound_spis: HashMap<u32, &'a str>,
@@ -105,7 +137,7 @@ fn outer(config: &Config, path: &str, tunnel: &Tunnel, found: &mut Found) {
     }
 }
 
-fn selectors(config: &Config, path: &str, tunnel: &Tunnel, found: &mut Found) {
+fn selectors(config: &Config, path: &str, tunnel: &Tunnel, seen: &mut Seen<'_>, found: &mut Found) {
     for (key, list) in
         [("local_prefixes", &tunnel.local_prefixes), ("remote_prefixes", &tunnel.remote_prefixes)]
     {
@@ -128,11 +160,32 @@ fn selectors(config: &Config, path: &str, tunnel: &Tunnel, found: &mut Found) {
             }
         }
     }
+    for (index, prefix) in tunnel.local_prefixes.iter().enumerate() {
+        if prefix.0.prefix_len() > 0 && !seen.reached.overlaps(prefix.0) && seen.unreached.insert(prefix.0) {
+            let message = format!(
+                "no port and no route of the file has an address of `{prefix}`: the kernel must have a route to it, or nothing \
+                 behind this gateway is reached"
+            );
+            found.warning(&format!("{path}.local_prefixes[{index}]"), &message);
+        }
+    }
     for (index, prefix) in tunnel.remote_prefixes.iter().enumerate() {
         let at = format!("{path}.remote_prefixes[{index}]");
         if tunnel.local_prefixes.contains(prefix) {
             found.error(at, format!("`{prefix}` is one of local_prefixes too: a network is on one side"));
             continue;
+        }
+        let peer = match tunnel.peer {
+            Some(Peer::Network(_)) | None => None,
+            _ => tunnel.towards(),
+        };
+        // Any to any has it by its nature.
+        if let Some(peer) = peer.filter(|peer| prefix.0.prefix_len() > 0 && prefix.0.contains(peer)) {
+            let message = format!(
+                "`{prefix}` holds the peer's own address {peer}: what this gateway itself sends there (IKE, ESP, ping) stays \
+                 outside of the tunnel"
+            );
+            found.warning(&at, &message);
         }
         for (name, port) in &config.ports {
             let on_link = port
@@ -359,6 +412,24 @@ impl Drop for Seen<'_> {
     fn drop(&mut self) {
         for (mut key, _) in self.keys.drain() {
             zeroize::Zeroize::zeroize(&mut key);
+        }
+    }
+}
+
+/// All packets to one peer leave by the port that the route to it names, so a second line to it is none.
+fn two_lines(config: &Config, found: &mut Found) {
+    let mut first: HashMap<Ipv4Addr, (&str, &str)> = HashMap::new();
+    for (name, tunnel) in &config.tunnels {
+        let peer = tunnel.towards().filter(|_| !matches!(tunnel.peer, Some(Peer::Network(_))));
+        let port = tunnel.local.and_then(|local| Some(config.port_with_address(local.0)?.0));
+        let (Some(peer), Some(port)) = (peer, port) else { continue };
+        let (other, other_port) = *first.entry(peer).or_insert((name, port));
+        if port != other_port {
+            let message = format!(
+                "is an address of port {port}, and tunnel {other} to the same peer uses port {other_port}: all packets to \
+                 {peer} leave by one port, the one that the route to it names"
+            );
+            found.warning(&format!("tunnels.{name}.local"), &message);
         }
     }
 }

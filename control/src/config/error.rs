@@ -4,7 +4,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::locate::{Locations, Position};
+use super::form;
+use super::locate::{Locations, Position, join};
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -88,8 +89,24 @@ impl ConfigError {
         {
             position = Some(second);
         }
-        let complaint = Complaint { position, path, message: plain(&message) };
-        ConfigError { file: file.into(), complaints: vec![complaint] }
+        let message = match tab_at(text, position) {
+            true => "a tab stands where YAML takes only spaces: indent with spaces".to_string(),
+            false => plain(&message),
+        };
+        let mut complaints = vec![Complaint { position, path, message }];
+        let locations = Locations::of(text);
+        for (path, key, message) in form::errors(text) {
+            let at = key.map_or_else(|| path.clone(), |key| join(&path, &key));
+            let position = locations.find(&at);
+            // The one that serde_yaml found has other words where it saw the text itself.
+            let known =
+                |one: &Complaint| one.path == path && (one.message == message || one.position == position);
+            if !complaints.iter().any(known) {
+                complaints.push(Complaint { position, path, message });
+            }
+        }
+        complaints.sort_by_key(|complaint| complaint.position);
+        ConfigError { file: file.into(), complaints }
     }
 
     /// What the checks found, put in the order of the file.
@@ -112,8 +129,15 @@ fn is_path(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.[]".contains(c))
 }
 
+/// Whether a tab is what the parser stumbled over.
+fn tab_at(text: &str, position: Option<Position>) -> bool {
+    let Some(Position { line, column }) = position else { return false };
+    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    line.chars().nth(column.saturating_sub(1)) == Some('\t')
+}
+
 /// Says in an operator's words what serde says in Rust's.
-fn plain(message: &str) -> String {
+pub(super) fn plain(message: &str) -> String {
     let (found, expected) = match message.rsplit_once(", expected ") {
         Some((found, expected)) => (found, expected),
         None => {

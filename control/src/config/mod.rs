@@ -8,6 +8,7 @@ mod check_files;
 mod check_ike;
 mod check_tunnels;
 mod error;
+mod form;
 pub mod ike;
 pub mod ike_scalar;
 mod locate;

@@ -66,7 +66,28 @@ pub const TABLE: &[(&str, Change, &str)] = &[
     (
         "a tab",
         File("ports:\n\tlan: {}\n"),
-        "a.yaml:2:1: found character that cannot start any token at line 2 column 1, while scanning for the next token",
+        "a.yaml:2:1: a tab stands where YAML takes only spaces: indent with spaces",
+    ),
+    (
+        "several errors of form",
+        File(
+            "ports:\n  lan: {device: 7, mut: 9}\n  wan: {addresses: [10.0.0.1, x]}\nroutes: 5\ntunnels:\n  t: {peer: [], esn: 4}\n",
+        ),
+        "a.yaml:2:17: ports.lan.device: invalid type: integer `7`, expected a string\n\
+         a.yaml:2:20: ports.lan: unknown key `mut`, expected one of `device`, `addresses`, `mtu`, `vlan`, `promiscuous`, `public`\n\
+         a.yaml:3:3: ports.wan: the key `device` is missing: add it\n\
+         a.yaml:3:21: ports.wan.addresses[0]: `10.0.0.1` lacks its prefix length, expected an IPv4 address with its prefix length such as 192.0.2.1/24\n\
+         a.yaml:4:9: routes: invalid type: integer `5`, expected a list\n\
+         a.yaml:6:7: tunnels.t.peer: invalid type: sequence, expected an IPv4 address such as 192.0.2.1, or with ike also a network such as 203.0.113.0/24, or any\n\
+         a.yaml:6:22: tunnels.t.esn: invalid type: integer `4`, expected true or false",
+    ),
+    (
+        "MTU that a tap cannot have",
+        Replace(
+            "device: net_null0, addresses: [10.1.0.1/24], mtu: 1500",
+            "device: \"net_tap0,iface=x\", addresses: [10.1.0.1/24], mtu: 9000",
+        ),
+        "a.yaml:7:68: ports.lan.mtu: `9000` is more than net_tap can have, 1504: use that or less",
     ),
     ("two documents", File("name: a\n---\nname: b\n"), "a.yaml:1:1: the key `ports` is missing: add it"),
     (

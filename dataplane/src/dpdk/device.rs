@@ -16,7 +16,7 @@ use super::error::take_log;
 use super::{Cause, DeviceName, Eal, Error, Pool, Rules, RxQueue, TxQueue, rules};
 
 /// Ethernet header, two VLAN tags and the check sequence: what drivers count on top of the MTU.
-const FRAME_OVERHEAD: u32 = 14 + 2 * 4 + 4;
+pub const FRAME_OVERHEAD: u32 = 14 + 2 * 4 + 4;
 
 /// How a device is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ mod pool;
 mod queue;
 mod rules;
 
-pub use device::{Device, DeviceConfig, Info, Link, Stats};
+pub use device::{Device, DeviceConfig, FRAME_OVERHEAD, Info, Link, Stats};
 pub use eal::{Eal, EalConfig, LogLevel, Memory, RegisteredThread};
 pub use error::{Cause, Error};
 pub use mbuf::Mbuf;
