@@ -9,6 +9,9 @@ use super::types::Config;
 /// Errors that are looked for at most; each takes one reading of the file.
 const MOST: usize = 20;
 
+/// Octets of the longest file that is read again: some 10,000 tunnels.
+const LONGEST: usize = 4 << 20;
+
 /// One step of a path.
 enum Step<'a> {
     Key(&'a str),
@@ -19,6 +22,9 @@ enum Step<'a> {
 /// that is not known, the message.
 pub(super) fn errors(text: &str) -> Vec<(String, Option<String>, String)> {
     let (mut found, mut taken) = (Vec::new(), Vec::new());
+    if text.len() > LONGEST {
+        return found;
+    }
     let Ok(mut value) = serde_yaml::from_str::<Value>(text) else { return found };
     while found.len() < MOST && taken.len() < 2 * MOST {
         let error = match serde_path_to_error::deserialize::<_, Config>(&value) {
