@@ -211,7 +211,7 @@ impl<'a> Control<'a> {
         watch.told(["gap while SAs are published, us", "core taken away, SAs published, us"], figures);
         timed(figures, "publish routes, s", || routes.publish(writer, &kernel, tunnels).unwrap());
         watch.told(["gap while routes are published, us", "core taken away, routes published, us"], figures);
-        assert_eq!(tunnels.iter().filter(|(_, live)| live.outbound.is_some()).count(), count);
+        assert_eq!(tunnels.iter().filter(|(_, live)| live.outbound().is_some()).count(), count);
         let (changes, leaving) =
             timed(figures, "compare with the same file, s", || tunnels.prepare(writer, state, plans));
         assert_eq!((changes.untouched, leaving.len()), (count, 0));

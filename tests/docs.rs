@@ -24,9 +24,9 @@ fn memory_per_tunnel_is_as_documented() {
     let ring = ring_words(1024) * 8;
     let mut lines = vec![
         format!(
-            "| tunnel | `tables`: tunnel {tunnel}, two outbound SAs of {outbound} with keys of {key}; `state`: two of \
-             {numbers}, losses {losses} | {} |",
-            tunnel + 2 * (outbound + key + numbers) + losses
+            "| tunnel | `tables`: two slots of {tunnel}, two outbound SAs of {outbound} with keys of {key}; `state`: two of \
+             {numbers}, two losses of {losses} | {} |",
+            2 * (tunnel + outbound + key + numbers + losses)
         ),
         format!(
             "| inbound slot | `tables`: SA {inbound}, key {key}; `state`: {window} and a replay ring of {ring} (window \

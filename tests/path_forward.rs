@@ -203,11 +203,10 @@ fn hub() -> (Gateway, [Sa; 4]) {
     let mut hub = Gateway::new(Site::new(1));
     let sas = [sa_between(2, 1), sa_between(1, 2), sa_between(3, 1), sa_between(1, 3)];
     for (peer, sas) in [2, 3].into_iter().zip(sas.chunks(2)) {
-        let tunnel = hub.tunnel(peer);
         let mut spec = hub.tunnel_spec(peer);
         // Towards a spoke, the other spokes stand behind the hub.
-        spec.local.push(penstock_tables::Selector { address: ip(10, 0, 0, 0), mask: 0xff00_0000 });
-        hub.writer.update_tunnel(tunnel, &spec).unwrap();
+        spec.local.push(penstock_tables::Selector::prefix(ip(10, 0, 0, 0), 8));
+        let tunnel = hub.tunnel_with(peer, &spec);
         hub.open_with(tunnel, &sas[0], 64);
         hub.seal_with(tunnel, peer, &sas[1], Limits::default());
     }

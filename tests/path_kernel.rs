@@ -82,9 +82,9 @@ fn what_is_decrypted_for_the_gateway_goes_to_the_tunnels_twin_or_the_ports() {
 
 /// Everything may go through the tunnel, in both directions, and the default route leads into it.
 fn take_all(site: &mut Joined) {
-    let all = vec![Selector { address: 0, mask: 0 }];
+    let all = vec![Selector::ANY];
     let spec = TunnelSpec { local: all.clone(), remote: all, ..site.gateway.tunnel_spec(2) };
-    site.gateway.writer.update_tunnel(site.tunnel, &spec).unwrap();
+    site.tunnel = site.gateway.replace_tunnel(site.tunnel, &spec);
     site.gateway.route(0, 0, Hop::Tunnel(site.tunnel));
 }
 
@@ -297,8 +297,8 @@ fn plaintext_is_forwarded_neither_to_nor_from_a_public_port() {
         site.gateway.run().dropped(Verdict::ClearOnPublic, 1);
     }
     // Decrypted, it may not go out either.
-    let spec = TunnelSpec { local: vec![Selector { address: 0, mask: 0 }], ..site.gateway.tunnel_spec(2) };
-    site.gateway.writer.update_tunnel(site.tunnel, &spec).unwrap();
+    let spec = TunnelSpec { local: vec![Selector::ANY], ..site.gateway.tunnel_spec(2) };
+    site.tunnel = site.gateway.replace_tunnel(site.tunnel, &spec);
     site.peer_sends(1, &Packet { destination: ip(8, 8, 8, 8), ..between(2, 1, 60) }.octets());
     site.gateway.run().expect(&[(Verdict::ClearOnPublic, 1)], &[(Note::Opened, 1)]);
 }

@@ -185,8 +185,10 @@ fn without_what_it_needs_nothing_leaves_and_control_is_told() {
     // The state is lost.
     site.gateway.lose_state();
     dropped(&mut site, Verdict::SaOrphaned, &[Event::Orphaned { tunnel }]);
-    // The tunnel goes away under its route.
+    // The tunnel goes away under its route: who was led there before finds it as it was, and then nothing.
     site.gateway.writer.retire_tunnel(tunnel);
+    dropped(&mut site, Verdict::SaOrphaned, &[Event::Orphaned { tunnel }]);
+    site.gateway.writer.reclaim(None);
     dropped(&mut site, Verdict::NoSa, &[]);
 }
 

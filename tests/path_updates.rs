@@ -60,12 +60,24 @@ fn end(number: u8, peer: u8) -> Gateway {
     gateway
 }
 
+/// How often a tunnel goes on in another slot.
+const MOVES: u32 = 2000;
+/// Slots that may wait for workers to pass before the next move.
+const MOST_WAITING: usize = 1000;
+
+/// What the thread that moves a tunnel works with.
+struct Moving<'a> {
+    writer: &'a mut TablesWriter,
+    state: &'a StateView,
+    routes: &'a mut BTreeMap<Prefix, Hop>,
+}
+
 /// One of the new tunnels: its slots.
 type Slots = (u32, u32, u32);
 
 fn add(number: u32, sa: &Sa, writer: &mut TablesWriter, state: &StateView) -> Slots {
-    let any = Selector { address: 0, mask: 0 };
-    let remote = Selector { address: network(number), mask: Prefix::mask_of(26) };
+    let any = Selector::ANY;
+    let remote = Selector::prefix(network(number), 26);
     let tunnel = writer
         .add_tunnel(&TunnelSpec {
             name: format!("new{number}"),
@@ -205,4 +217,57 @@ fn ten_thousand_sas_and_routes_come_and_go_and_no_frame_is_lost() {
         (64 * bursts, 64 * bursts, 64 * bursts)
     );
     assert_eq!((near.ended(), far.ended()), (near.received, far.received));
+}
+
+/// Lets a tunnel go on in another slot with other selectors, again and again, its SAs and routes with it.
+fn move_on(gateway: &mut Moving<'_>, peer: u8, progress: &Progress) {
+    let Moving { writer, state, routes } = gateway;
+    let spec = |slot: u32, writer: &TablesWriter| writer.tunnel(slot).spec();
+    for step in 0..MOVES {
+        let (slot, tunnel) = writer.tunnels().next().expect("the tunnel");
+        let (way, sealing) = (tunnel.adjacency(), tunnel.outbound());
+        // The packets that pass stay covered: at first by a network, then by a range that is none.
+        let remote = Selector { first: host(peer) - step % 2, last: host(peer) + 7 * (step % 3) };
+        let spec = TunnelSpec { remote: vec![Selector { first: 1, last: 9 }, remote], ..spec(slot, writer) };
+        let new = writer.add_tunnel(&spec).unwrap();
+        writer.set_tunnel_adjacency(new, way);
+        writer.switch_outbound(new, sealing);
+        routes.values_mut().filter(|hop| **hop == Hop::Tunnel(slot)).for_each(|hop| *hop = Hop::Tunnel(new));
+        writer.sync_routes(routes).unwrap();
+        let inbound: Vec<u32> = writer.inbound().map(|(sa, _)| sa).collect();
+        inbound.into_iter().for_each(|sa| writer.move_inbound(sa, new));
+        writer.retire_tunnel(slot);
+        // And what may change in place.
+        writer.update_tunnel(new, &TunnelSpec { inner_mtu: 1400 + step as u16 % 2, ..spec }).unwrap();
+        while writer.reclaim(Some(state)) > MOST_WAITING && !progress.is_over() {
+            std::thread::yield_now();
+        }
+    }
+    progress.added.fetch_add(1, Ordering::Release);
+}
+
+#[test]
+fn a_tunnel_whose_selectors_change_loses_no_frame() {
+    let (mut near, mut far) = (end(1, 2), end(2, 1));
+    let packet = between(1, 2, 200);
+    let octets = frame(mac(1, 0), mac(1, 2), None, &packet.octets());
+    let arrived = Packet { ttl: packet.ttl - 2, ..packet };
+    let arrives = frame(mac(2, 2), mac(2, 0), None, &arrived.octets());
+    let progress = Progress::default();
+    let Gateway { worker: near_worker, writer, state, routes, .. } = &mut near;
+    let mut near_tables = Moving { writer, state, routes };
+    let Gateway { worker: far_worker, writer, state, routes, .. } = &mut far;
+    let mut far_tables = Moving { writer, state, routes };
+    let mut bursts = 0;
+    std::thread::scope(|scope| {
+        let _at_end = AtEnd(&progress);
+        scope.spawn(|| move_on(&mut near_tables, 2, &progress));
+        scope.spawn(|| move_on(&mut far_tables, 1, &progress));
+        while progress.added.load(Ordering::Acquire) < 2 {
+            through(near_worker, far_worker, &octets, &arrives);
+            bursts += 1;
+        }
+    });
+    assert_eq!(near_worker.tally.of(Verdict::Sent), 64 * bursts);
+    assert_eq!(far_worker.tally.of(Verdict::Sent), 64 * bursts);
 }

@@ -99,7 +99,7 @@ impl Gateway {
     }
 
     fn state_of(&self, live: &Live, lookup: &Lookup<'_>) -> TunnelState {
-        match &live.outbound {
+        match live.outbound() {
             None => TunnelState::NoSa,
             Some(_) => self.path_by(lookup, live.peer()),
         }
@@ -354,9 +354,9 @@ fn chosen(name: &str, live: &Live, select: &Select) -> bool {
     let Select { matching, peer, prefix, .. } = select;
     let spec = live.spec();
     let overlaps = |net: &Ipv4Net| {
-        let (address, mask) = (net.network().to_bits(), net.netmask().to_bits());
+        let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
         let mut all = spec.local.iter().chain(&spec.remote);
-        all.any(|own| own.address & mask & own.mask == address & mask & own.mask)
+        all.any(|own| own.first <= last && first <= own.last)
     };
     matching.as_deref().is_none_or(|text| name.contains(text))
         && peer.is_none_or(|peer| live.peer() == peer)
@@ -408,7 +408,7 @@ fn sas_of(name: &str, live: &Live, tables: &TablesWriter, state: &StateView) -> 
             ..common("outbound", sa.spi, sa.slot, sa.generation, sa.sequence(state), sa.traffic(state))
         }
     });
-    let udp = live.outbound.as_ref().map_or(form.udp, |sa| tables.outbound_sa(sa.slot).udp());
+    let udp = live.outbound().map_or(form.udp, |sa| tables.outbound_sa(sa.slot).udp());
     let inbound = live.inbound.iter().map(|(key, sa)| {
         let (replayed, failed) = state.inbound(sa.slot).refusals();
         let (pair, generation) = if live.is_negotiated() { (sa.spi, 0) } else { (0, *key) };

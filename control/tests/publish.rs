@@ -172,7 +172,7 @@ fn numbers_are_never_used_twice_although_state_and_tables_are_lost() {
 fn a_grant_is_extended_before_it_runs_out_and_never_without_the_journal() {
     let mut a = Gateway::new(1);
     let granted =
-        |a: &Gateway| a.tunnels.get("t").and_then(|live| live.outbound.clone()).expect("an SA").granted;
+        |a: &Gateway| a.tunnels.get("t").and_then(|live| live.outbound().cloned()).expect("an SA").granted;
     let first = granted(&a);
     a.watch();
     assert_eq!(granted(&a), first, "there is enough");
@@ -200,7 +200,7 @@ fn a_changed_tunnel_is_replaced_and_the_others_are_untouched() {
     let wider = TUNNEL.replace("10.OTHER.0.0/16", "10.64.0.0/10");
     a.plans = configuration(a.directory.path(), 1, &format!("{wider}{more}"));
     assert_eq!(a.settle(), Changes { updated: 1, untouched: 1, ..Changes::default() });
-    assert!(before.iter().all(|slot| a.slots().contains(slot)), "selectors change in place");
+    assert!(before.iter().all(|slot| a.slots().contains(slot)), "SAs stay where selectors change");
     let other = more.replace("peer:", "cipher: aes256gcm16, peer:");
     a.plans = configuration(a.directory.path(), 1, &format!("{wider}{other}"));
     assert_eq!(a.settle(), Changes { replaced: 1, untouched: 1, ..Changes::default() });
@@ -238,7 +238,7 @@ fn what_belongs_to_a_tunnel_never_follows_a_route_in_the_clear() {
     let mut routes = Routes::adopt(&a.tables);
     routes.publish(&mut a.tables, &view, &a.tunnels).expect("room");
     let data_plane = a.view();
-    let slot = a.tunnels.get("t").expect("there").slot;
+    let slot = a.tunnels.get("t").expect("there").own.slot;
     let leads = |address: [u8; 4]| data_plane.route(u32::from_be_bytes(address));
     assert_eq!(
         leads([10, 2, 3, 4]),

@@ -72,7 +72,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     let frames = (options.memory * 5 / 8 * 1024 / buffer).clamp(4096, 1 << 20);
     let pool = Pool::new(&eal, "packets", &PoolConfig { frames, data_room, ..PoolConfig::default() })?;
     let (mut ports, plan) = open_ports(options, &eal, &pool, &tables)?;
-    let twins: Twins<Mbuf> = Twins::new(TWIN_RING, tables.capacity().tunnels);
+    let twins: Twins<Mbuf> = Twins::new(TWIN_RING, tables.capacity().tunnel_slots());
     let parts = Parts { tables: Arc::new(tables), state: state.clone(), twins, engine, hz };
     let (twin_thread, books) = start_twins(options, &pool, &parts, &stop)?;
     let workers = start_workers(options, &eal, &mut ports, &plan, &pool, &parts, &stop)?;

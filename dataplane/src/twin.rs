@@ -126,8 +126,9 @@ impl<F: Frame, A: FnMut() -> Option<F>> TwinThread<F, A> {
     ) -> TwinThread<F, A> {
         let wanted = move || {
             let ports = ports.iter().enumerate().map(|(index, name)| (Twin::Port(index as u8), name.clone()));
-            let tunnels = tables.tunnels().filter(|(_, tunnel)| tunnel.has_interface());
-            let tunnels = tunnels.map(|(slot, tunnel)| (Twin::Tunnel(slot), tunnel.spec().interface));
+            let tunnels =
+                tables.tunnels().filter(|(slot, tunnel)| tunnel.has_interface() && tunnel.group() == *slot);
+            let tunnels = tunnels.map(|(_, tunnel)| (Twin::Tunnel(tunnel.device()), tunnel.spec().interface));
             ports.chain(tunnels).collect()
         };
         TwinThread::with(Box::new(wanted), twins, allocate)

@@ -14,7 +14,7 @@ use penstock_dataplane::wire::{esp as wire_esp, ethernet, icmp, ipv4};
 use penstock_ike::message::{
     HEADER_BYTES, Header, Payload, PayloadType, decode_chain, encode_chain, find_encrypted, intersect,
 };
-use penstock_tables::{Prefix, Selector, TunnelSpec};
+use penstock_tables::{Selector, TunnelSpec};
 
 use crate::esp::Sa;
 use crate::memory::*;
@@ -82,10 +82,9 @@ impl Default for Decap {
         let from_peers = [sa_between(2, 1), other(sa_between(3, 1))];
         let mut tun = Twin::Port(0);
         for (peer, (to, from)) in [2, 3].into_iter().zip(to_peers.iter().zip(&from_peers)) {
-            let tunnel = gateway.tunnel(peer);
             let mut spec = TunnelSpec { interface: format!("tun{peer}"), ..gateway.tunnel_spec(peer) };
-            spec.local.push(Selector { address: crate::packets::ip(10, 0, 0, 0), mask: Prefix::mask_of(8) });
-            gateway.writer.update_tunnel(tunnel, &spec).unwrap();
+            spec.local.push(Selector::prefix(crate::packets::ip(10, 0, 0, 0), 8));
+            let tunnel = gateway.tunnel_with(peer, &spec);
             gateway.seal_with(tunnel, peer, to, Limits::default());
             gateway.open_with(tunnel, from, 64);
             tun = Twin::Tunnel(tunnel);

@@ -244,7 +244,7 @@ impl Gateway {
         let worker = Worker {
             index: 0,
             ports: vec![port(0), port(1)],
-            twins: Twins::new(site.punt_ring, capacity.tunnels),
+            twins: Twins::new(site.punt_ring, capacity.tunnel_slots()),
             tables: Arc::new(TablesView::open(directory.path()).unwrap()),
             state: Arc::new(owner),
             engine,
@@ -297,7 +297,7 @@ impl Gateway {
 
     /// What a tunnel to another site is installed with: LAN to LAN.
     pub fn tunnel_spec(&self, peer: u8) -> TunnelSpec {
-        let lan = |site| Selector { address: ip(10, site, 0, 0), mask: Prefix::mask_of(16) };
+        let lan = |site| Selector::prefix(ip(10, site, 0, 0), 16);
         TunnelSpec {
             name: format!("site{peer}"),
             local: vec![lan(self.site.number)],
@@ -310,11 +310,37 @@ impl Gateway {
 
     /// Installs a tunnel without SA, the route to the peer's LAN over it and the next hop to the peer.
     pub fn tunnel(&mut self, peer: u8) -> u32 {
-        let spec = self.tunnel_spec(peer);
-        let slot = self.writer.add_tunnel(&spec).unwrap();
+        self.tunnel_with(peer, &self.tunnel_spec(peer))
+    }
+
+    /// As [`Gateway::tunnel`], of this kind.
+    pub fn tunnel_with(&mut self, peer: u8, spec: &TunnelSpec) -> u32 {
+        let slot = self.writer.add_tunnel(spec).unwrap();
         let hop = self.neighbour(PUBLIC, mac(peer, 1));
         self.writer.set_tunnel_adjacency(slot, Some(hop));
         self.route(ip(10, peer, 0, 0), 16, Hop::Tunnel(slot));
+        slot
+    }
+
+    /// Lets a tunnel go on in another slot, which has other selectors: its SAs are judged by these from now on, and its routes
+    /// lead there. Returns the slot.
+    pub fn replace_tunnel(&mut self, old: u32, spec: &TunnelSpec) -> u32 {
+        let slot = self.writer.add_tunnel(spec).unwrap();
+        let (adjacency, sealing) = (self.writer.tunnel(old).adjacency(), self.writer.tunnel(old).outbound());
+        self.writer.set_tunnel_adjacency(slot, adjacency);
+        self.writer.switch_outbound(slot, sealing);
+        self.routes
+            .values_mut()
+            .filter(|hop| **hop == Hop::Tunnel(old))
+            .for_each(|hop| *hop = Hop::Tunnel(slot));
+        self.writer.sync_routes(&self.routes).unwrap();
+        let of_it: Vec<u32> =
+            self.writer.outbound().filter(|(_, sa)| sa.tunnel() == old).map(|(sa, _)| sa).collect();
+        of_it.into_iter().for_each(|sa| self.writer.move_outbound(sa, slot));
+        let of_it: Vec<u32> =
+            self.writer.inbound().filter(|(_, sa)| sa.tunnel() == old).map(|(sa, _)| sa).collect();
+        of_it.into_iter().for_each(|sa| self.writer.move_inbound(sa, slot));
+        self.writer.retire_tunnel(old);
         slot
     }
 

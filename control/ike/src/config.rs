@@ -153,6 +153,8 @@ pub struct Settings {
     pub log_events: usize,
     /// UDP ports of IKE, plain and with encapsulation: 500 and 4500.
     pub ports: (u16, u16),
+    /// Ranges of addresses that an SA has on each side at most, those that touch taken as one: what the data plane holds.
+    pub ranges: usize,
     /// Give out IKE SAs' keys for a decryption table. Only for laboratories.
     pub export_keys: bool,
 }
@@ -172,6 +174,7 @@ impl Default for Settings {
             keepalive: Duration::from_secs(20),
             log_events: 64,
             ports: (500, 4500),
+            ranges: 16,
             export_keys: false,
         }
     }

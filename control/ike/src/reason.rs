@@ -37,6 +37,7 @@ reasons! {
     ChildProposalRefused, "child-proposal-refused", "the peer refuses all our ESP proposals; compare cipher, PFS group and ESN on both ends";
     SelectorsMismatch, "selectors-mismatch", "the peer's traffic selectors have nothing in common with ours";
     SelectorsRefused, "selectors-refused", "the peer refuses our traffic selectors; compare both ends' local and remote networks";
+    SelectorsTooMany, "selectors-too-many", "the traffic selectors have more ranges of addresses than a tunnel holds: use wider or fewer networks";
     SinglePairRequired, "single-pair-required", "the peer takes only one pair of networks per child: write one child per pair";
     PeerIdentityMismatch, "peer-identity-mismatch", "the peer calls itself something else than configured";
     PeerIdentityUnknown, "peer-identity-unknown", "no tunnel is configured for the identity that the peer presents";

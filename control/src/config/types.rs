@@ -239,7 +239,7 @@ impl EngineChoice {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capacity {
-    /// Most tunnels.
+    /// Most tunnels. Where a peer makes a child for each pair of networks, each further pair counts as a tunnel.
     #[schemars(extend("x-unit" = "tunnels"))]
     pub tunnels: u32,
     /// Largest replay window of any tunnel: a power of two from 64 to 65536.

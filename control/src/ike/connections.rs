@@ -14,6 +14,7 @@ use penstock_ike::auth::{
 use penstock_ike::crypto::{EspProposal, IkeProposal, Suite, SuiteError};
 use penstock_ike::message::TrafficSelector;
 use penstock_ike::{ChildConfig, Connection, Lifetime, LocalAuth, Remote, RemoteAuth, Settings, Start};
+use penstock_tables::tunnel::MAX_SELECTORS;
 
 use crate::config::ike::{DPD, FRAGMENT_SIZE};
 use crate::config::scalar::{Peer, Prefix};
@@ -96,6 +97,7 @@ pub fn settings(config: &Config) -> Settings {
         max_half_open: ike.max_half_open as usize,
         reconnect: (ike.reconnect_first.0, ike.reconnect_max.0),
         keepalive: ike.keepalive.0,
+        ranges: MAX_SELECTORS,
         export_keys: config.lab && ike.save_keys.is_some(),
         ..Settings::default()
     }

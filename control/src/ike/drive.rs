@@ -14,6 +14,7 @@ use super::connections::settings;
 use super::shell::{Sa, Spis};
 use crate::events::News;
 use crate::gateway::Gateway;
+use crate::publish::live::Child;
 
 /// How long the machine may work at once: everything else of control waits meanwhile.
 const BUDGET: Duration = Duration::from_millis(10);
@@ -131,11 +132,12 @@ impl Gateway {
     /// SAs that an earlier control negotiated carry the traffic until new ones do.
     fn adopt_child(&mut self, connection: &str, child: &Arc<str>) {
         let Some(live) = self.tunnels.get(child) else { return };
-        let Some((sealing, spi_out)) = live.outbound.as_ref().map(|sa| (sa.pair, sa.spi)) else { return };
-        // The one that seals comes last: it is the one in use.
-        let mut found: Vec<(u32, u32)> =
-            live.inbound.keys().filter(|spi| **spi != sealing).map(|spi| (*spi, 0)).collect();
-        found.push((sealing, spi_out));
+        let sealing: Vec<(u32, u32)> =
+            live.children().filter_map(|child| child.outbound.as_ref()).map(|sa| (sa.pair, sa.spi)).collect();
+        // Those that seal come last: they are in use.
+        let others = live.inbound.keys().filter(|spi| sealing.iter().all(|(pair, _)| pair != *spi));
+        let mut found: Vec<(u32, u32)> = others.map(|spi| (*spi, 0)).collect();
+        found.extend(sealing);
         for (spi_in, spi_out) in found {
             if self.ike.sas.contains_key(&spi_in) {
                 continue;
@@ -164,8 +166,10 @@ impl Gateway {
     fn on_soft_limit(&mut self, slot: u32) {
         let tunnel = self.tables.outbound_sa(slot).tunnel();
         let live = self.tunnels.name_of(tunnel).and_then(|name| self.tunnels.get(name));
-        let sealing = live.filter(|live| live.is_negotiated()).and_then(|live| live.outbound.as_ref());
-        if let Some(spi_in) = sealing.filter(|sa| sa.slot == slot).map(|sa| sa.pair) {
+        let live = live.filter(|live| live.is_negotiated());
+        let sealing =
+            live.and_then(|live| live.children().flat_map(Child::sealing).find(|sa| sa.slot == slot));
+        if let Some(spi_in) = sealing.map(|sa| sa.pair) {
             self.negotiate(|endpoint, now, spis, out| endpoint.rekey_child(now, spi_in, spis, out));
         }
     }

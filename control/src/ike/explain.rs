@@ -29,7 +29,7 @@ impl Gateway {
             return said(name, false, "no-room", format!("{name} is down: {problem}"), None);
         }
         let blocked = self.blocked(live).map(|(code, text)| (code, format!("{name} is down: {text}")));
-        match (blocked, &live.outbound, live.is_negotiated()) {
+        match (blocked, live.outbound(), live.is_negotiated()) {
             (Some((code, text)), ..) => said(name, false, code, text, None),
             (None, Some(_), true) => self.why_up(name),
             (None, Some(_), false) => said(name, true, "up", format!("{name} is up, with lab keys"), None),
@@ -238,7 +238,7 @@ impl Gateway {
             self.negotiate(|endpoint, now, spis, out| endpoint.rekey_ike(now, &connection, spis, out));
             return started(name, "rekey of the IKE SA");
         }
-        let sealing = self.tunnels.get(name).and_then(|live| live.outbound.as_ref()).map(|sa| sa.pair);
+        let sealing = self.tunnels.get(name).and_then(|live| live.outbound()).map(|sa| sa.pair);
         let Some(spi_in) = sealing else {
             return Response::Error(format!("tunnel {name} has no SA: `penstock initiate {name}`"));
         };

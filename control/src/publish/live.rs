@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use penstock_tables::TableFull;
-use penstock_tables::{InboundSpec, KeyBlock, OutboundSpec, StateView, TablesWriter, TunnelSpec};
+use penstock_tables::{InboundSpec, KeyBlock, OutboundSpec, Selector, StateView, TablesWriter, TunnelSpec};
 
 use super::journal::Journal;
 use super::lab::{ChainId, Material, fixed_id};
@@ -80,6 +80,8 @@ impl Refused {
 pub struct Outbound {
     /// Its slot.
     pub slot: u32,
+    /// Slot of the child that it seals for.
+    pub tunnel: u32,
     /// Its SPI.
     pub spi: u32,
     /// Inbound SPI of the SA that was negotiated together with it; 0 for lab keys.
@@ -113,6 +115,8 @@ impl Outbound {
 pub struct Inbound {
     /// Its slot.
     pub slot: u32,
+    /// Slot of the child whose selectors judge what it opens.
+    pub tunnel: u32,
     /// Its SPI.
     pub spi: u32,
     /// Where its numbers begin on the slot's replay ring.
@@ -122,11 +126,11 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// One whose slot has counted for others until now.
-    pub(super) fn new(slot: u32, spi: u32, base: u64, state: &StateView) -> Inbound {
+    /// One whose slot has counted for others until now, in the slot `tunnel`.
+    pub(super) fn new(slot: u32, tunnel: u32, spi: u32, base: u64, state: &StateView) -> Inbound {
         let counters = state.inbound(slot);
         let (before, refused_before) = (Traffic::of(counters.totals()), Refused::of(counters.refusals()));
-        Inbound { slot, spi, base, before, refused_before }
+        Inbound { slot, tunnel, spi, base, before, refused_before }
     }
 
     /// The highest sequence number that was opened, 0 before the first.
@@ -145,17 +149,47 @@ impl Inbound {
     }
 }
 
-/// A tunnel that is in the tables.
+/// One child of a tunnel: selectors, the slot that they stand in for as long as it lives, and what seals what they cover.
 #[derive(Debug)]
-pub struct Live {
+pub struct Child {
     /// Its slot.
     pub slot: u32,
-    /// What it should be.
-    pub plan: Plan,
+    /// Inner addresses on this side.
+    pub local: Vec<Selector>,
+    /// Inner addresses on the peer's side.
+    pub remote: Vec<Selector>,
     /// The SA that seals now.
     pub outbound: Option<Outbound>,
     /// The SAs that single workers seal with now, by worker (RFC 9611).
     pub of_worker: BTreeMap<u32, Outbound>,
+}
+
+impl Child {
+    pub(super) fn new(slot: u32, spec: &TunnelSpec) -> Child {
+        let (local, remote) = (spec.local.clone(), spec.remote.clone());
+        Child { slot, local, remote, outbound: None, of_worker: BTreeMap::new() }
+    }
+
+    /// Whether these are its selectors.
+    pub(super) fn is_for(&self, local: &[Selector], remote: &[Selector]) -> bool {
+        self.local == local && self.remote == remote
+    }
+
+    /// The SAs that seal now.
+    pub fn sealing(&self) -> impl Iterator<Item = &Outbound> {
+        self.outbound.iter().chain(self.of_worker.values())
+    }
+}
+
+/// A tunnel that is in the tables.
+#[derive(Debug)]
+pub struct Live {
+    /// Its own slot, which routes lead to, with the selectors of the file: nothing passes that these do not cover.
+    pub own: Child,
+    /// Children whose selectors are others than the file's, newest first: the peer narrowed them, or the file has changed since.
+    pub others: Vec<Child>,
+    /// What it should be.
+    pub plan: Plan,
     /// Negotiated SAs that sealed before and were not removed yet, by the inbound SPI of their pair.
     pub standby: BTreeMap<u32, Outbound>,
     /// The SAs that open, by generation; 0 for a fixed key. Negotiated ones by SPI.
@@ -177,7 +211,7 @@ pub struct Live {
 }
 
 impl Live {
-    pub(super) fn new(slot: u32, plan: Plan, journal: &Journal) -> Live {
+    pub(super) fn new(own: Child, plan: Plan, journal: &Journal) -> Live {
         let (generation, peer_generation) = match &plan.keys {
             Keys::Fixed { .. } | Keys::Ike => (0, 0),
             Keys::Derived { chain, first } => match journal.get(chain.id()) {
@@ -186,10 +220,9 @@ impl Live {
             },
         };
         Live {
-            slot,
+            own,
+            others: Vec::new(),
             plan,
-            outbound: None,
-            of_worker: BTreeMap::new(),
             standby: BTreeMap::new(),
             inbound: BTreeMap::new(),
             negotiated: None,
@@ -204,9 +237,23 @@ impl Live {
         }
     }
 
+    /// Its children, in no order that matters.
+    pub fn children(&self) -> impl Iterator<Item = &Child> {
+        std::iter::once(&self.own).chain(&self.others)
+    }
+
+    pub(super) fn children_mut(&mut self) -> impl Iterator<Item = &mut Child> {
+        std::iter::once(&mut self.own).chain(&mut self.others)
+    }
+
+    /// The SA that seals now, of the first child that has one.
+    pub fn outbound(&self) -> Option<&Outbound> {
+        self.children().find_map(|child| child.outbound.as_ref())
+    }
+
     /// Its outbound SAs, those that are not in use any more last.
     pub fn all_outbound(&self) -> impl Iterator<Item = &Outbound> {
-        self.outbound.iter().chain(self.of_worker.values()).chain(self.standby.values())
+        self.children().flat_map(Child::sealing).chain(self.standby.values())
     }
 
     /// What was sent and received since this control knows the tunnel, over all its SAs.
@@ -313,7 +360,7 @@ pub(super) enum Missing {
 /// What is missing, inbound first: what the peer sends is opened before it can learn that this gateway is there.
 pub(super) fn missing(live: &Live) -> impl Iterator<Item = Missing> {
     let inbound = live.open_generations().filter(|one| !live.inbound.contains_key(one)).map(Missing::Inbound);
-    let seals = live.outbound.as_ref().is_some_and(|sa| sa.generation == live.generation);
+    let seals = live.own.outbound.as_ref().is_some_and(|sa| sa.generation == live.generation);
     inbound.chain((live.has_lab_keys() && !seals).then_some(Missing::Outbound))
 }
 
@@ -326,9 +373,9 @@ pub(super) fn add_inbound(
     key: KeyBlock,
 ) -> Result<(), TableFull> {
     let slot = tables.reserve_spi(spi)?;
-    let sa = Inbound::new(slot, spi, state.inbound(slot).top(), state);
+    let sa = Inbound::new(slot, live.own.slot, spi, state.inbound(slot).top(), state);
     let form = &live.plan.form;
-    let spec = InboundSpec { tunnel: live.slot, key, esn: form.esn, window: form.window };
+    let spec = InboundSpec { tunnel: live.own.slot, key, esn: form.esn, window: form.window };
     tables.install_inbound_at(slot, spi, spec, state);
     live.inbound.insert(generation, sa);
     Ok(())
@@ -347,7 +394,7 @@ pub(super) fn add_outbound(
     let form = &live.plan.form;
     let spec = OutboundSpec {
         spi,
-        tunnel: live.slot,
+        tunnel: live.own.slot,
         key,
         esn: form.esn,
         udp: form.udp,
@@ -360,9 +407,10 @@ pub(super) fn add_outbound(
     let slot = tables.install_outbound(spec, state)?;
     let before = Traffic::of(state.outbound(slot).totals());
     let offset = state.outbound(slot).offset_after(used);
-    tables.switch_outbound(live.slot, Some(slot));
+    tables.switch_outbound(live.own.slot, Some(slot));
     let fresh = Outbound {
         slot,
+        tunnel: live.own.slot,
         spi,
         pair: 0,
         worker: None,
@@ -372,7 +420,7 @@ pub(super) fn add_outbound(
         first: used,
         before,
     };
-    if let Some(old) = live.outbound.replace(fresh) {
+    if let Some(old) = live.own.outbound.replace(fresh) {
         live.sent.add(old.traffic(state));
         tables.retire_outbound(old.slot);
     }
@@ -394,17 +442,23 @@ pub(super) fn retire_inbound(live: &mut Live, tables: &mut TablesWriter, state: 
     }
 }
 
-/// Takes all SAs of a tunnel out; its packets are dropped from now on.
-pub(super) fn take_out(live: &mut Live, tables: &mut TablesWriter, state: &StateView) {
-    tables.switch_outbound(live.slot, None);
+/// Takes all SAs of a tunnel out; its packets are dropped from now on. Returns the slots of children that it has no more, to be
+/// retired when no route leads to them.
+pub(super) fn take_out(live: &mut Live, tables: &mut TablesWriter, state: &StateView) -> Vec<u32> {
     live.negotiated = None;
-    let own = std::mem::take(&mut live.of_worker).into_values();
-    let others = own.chain(std::mem::take(&mut live.standby).into_values());
-    for old in live.outbound.take().into_iter().chain(others) {
+    live.children().for_each(|child| tables.switch_outbound(child.slot, None));
+    let mut gone: Vec<Outbound> = std::mem::take(&mut live.standby).into_values().collect();
+    for child in live.children_mut() {
+        gone.extend(
+            child.outbound.take().into_iter().chain(std::mem::take(&mut child.of_worker).into_values()),
+        );
+    }
+    for old in gone {
         live.sent.add(old.traffic(state));
         tables.retire_outbound(old.slot);
     }
     for generation in live.inbound.keys().copied().collect::<Vec<_>>() {
         retire_inbound(live, tables, state, generation);
     }
+    live.sweep(tables)
 }

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use penstock_ike::ChildSa;
 use penstock_ike::crypto::{DirectionKey, EspCipher};
-use penstock_ike::message::TrafficSelector;
 use penstock_tables::sa::OuterTemplate;
 use penstock_tables::tunnel::{MAX_SELECTORS, WORKER_SAS};
 use penstock_tables::{
@@ -14,7 +13,7 @@ use penstock_tables::{
     TunnelSpec,
 };
 
-use super::live::{Inbound, Live, Outbound, Traffic, retire_inbound};
+use super::live::{Child, Inbound, Live, Outbound, Traffic, retire_inbound};
 use super::plan::{Keys, Plan, inner_mtu, template};
 use super::tunnels::Tunnels;
 
@@ -39,9 +38,12 @@ pub enum InstallError {
     /// A worker's own SA.
     #[error("it is for one worker, and the tunnel has none for all, or no place for that worker")]
     NoShared,
-    /// The outer addresses.
-    #[error("its outer addresses are not IPv4")]
+    /// Its addresses.
+    #[error("its outer or inner addresses are not IPv4")]
     Family,
+    /// More ranges than a slot holds.
+    #[error("its selectors have {0} ranges on one side, and a tunnel holds {MAX_SELECTORS}")]
+    Selectors(usize),
 }
 
 impl Live {
@@ -58,7 +60,7 @@ impl Live {
     /// Takes a new plan. What was negotiated stays as long as its SAs do.
     pub(super) fn follow(&mut self, plan: &Plan, tables: &TablesWriter) {
         self.plan = plan.clone();
-        let udp = self.outbound.as_ref().is_some_and(|outbound| tables.outbound_sa(outbound.slot).udp());
+        let udp = self.outbound().is_some_and(|outbound| tables.outbound_sa(outbound.slot).udp());
         if let Some(negotiated) = &mut self.negotiated {
             negotiated.interface.clone_from(&plan.spec.interface);
             negotiated.inner_mtu = inner_mtu(plan.outer_mtu, udp);
@@ -72,26 +74,43 @@ impl Live {
 
     /// The outbound SA that was negotiated together with this inbound SPI.
     fn outbound_of(&mut self, spi_in: u32) -> Option<&mut Outbound> {
-        let mut all =
-            self.outbound.iter_mut().chain(self.of_worker.values_mut()).chain(self.standby.values_mut());
-        all.find(|outbound| outbound.pair == spi_in)
+        let children = std::iter::once(&mut self.own).chain(&mut self.others);
+        let sealing =
+            children.flat_map(|child| child.outbound.iter_mut().chain(child.of_worker.values_mut()));
+        sealing.chain(self.standby.values_mut()).find(|outbound| outbound.pair == spi_in)
     }
 
-    /// Whether the tunnel, or a worker, seals with this SA now.
+    /// Whether a child, or a worker, seals with this SA now.
     fn seals_with(&self, spi_in: u32) -> bool {
-        self.outbound.iter().chain(self.of_worker.values()).any(|outbound| outbound.pair == spi_in)
+        self.children().flat_map(Child::sealing).any(|outbound| outbound.pair == spi_in)
+    }
+
+    /// What of the file's selectors there are SAs for, as far as it goes into one list for each side.
+    fn covered(&self) -> (Vec<Selector>, Vec<Selector>) {
+        let live = || self.children().filter(|child| child.outbound.is_some());
+        let all = |side: fn(&Child) -> &Vec<Selector>| Selector::merged(live().flat_map(side).copied());
+        (all(|child| &child.local), all(|child| &child.remote))
+    }
+
+    /// Takes note of what is covered now.
+    pub(super) fn account(&mut self) {
+        let (local, remote) = self.covered();
+        if let Some(negotiated) = self.negotiated.as_mut().filter(|_| !local.is_empty()) {
+            (negotiated.local, negotiated.remote) = (local, remote);
+        }
     }
 
     /// Seals with `new`, and keeps what it replaces.
     fn seal_with(&mut self, tables: &mut TablesWriter, new: Outbound) {
+        let Some(child) = self.children_mut().find(|child| child.slot == new.tunnel) else { return };
         let old = match new.worker {
             Some(worker) => {
-                tables.switch_outbound_of_worker(self.slot, worker as usize, Some(new.slot));
-                self.of_worker.insert(worker, new)
+                tables.switch_outbound_of_worker(child.slot, worker as usize, Some(new.slot));
+                child.of_worker.insert(worker, new)
             }
             None => {
-                tables.switch_outbound(self.slot, Some(new.slot));
-                self.outbound.replace(new)
+                tables.switch_outbound(child.slot, Some(new.slot));
+                child.outbound.replace(new)
             }
         };
         self.standby.extend(old.map(|old| (old.pair, old)));
@@ -99,22 +118,19 @@ impl Live {
 
     /// Takes the SA away from the tunnel, or from its worker, and stops sealing with it.
     fn stop_sealing_with(&mut self, tables: &mut TablesWriter, spi_in: u32) -> Option<Outbound> {
-        let shared = self.outbound.take_if(|outbound| outbound.pair == spi_in);
+        let child = self.children_mut().find(|child| child.sealing().any(|one| one.pair == spi_in));
+        let Some(child) = child else { return self.standby.remove(&spi_in) };
+        let shared = child.outbound.take_if(|outbound| outbound.pair == spi_in);
         if shared.is_some() {
             // Without the shared one no worker seals (RFC 9611 section 3).
-            tables.switch_outbound(self.slot, None);
-            let own = std::mem::take(&mut self.of_worker);
+            tables.switch_outbound(child.slot, None);
+            let own = std::mem::take(&mut child.of_worker);
             self.standby.extend(own.into_values().map(|own| (own.pair, own)));
             return shared;
         }
-        let worker = self.of_worker.values().find(|own| own.pair == spi_in).and_then(|own| own.worker);
-        match worker {
-            Some(worker) => {
-                tables.switch_outbound_of_worker(self.slot, worker as usize, None);
-                self.of_worker.remove(&worker)
-            }
-            None => self.standby.remove(&spi_in),
-        }
+        let worker = child.of_worker.values().find(|own| own.pair == spi_in).and_then(|own| own.worker)?;
+        tables.switch_outbound_of_worker(child.slot, worker as usize, None);
+        child.of_worker.remove(&worker)
     }
 }
 
@@ -129,16 +145,26 @@ impl Tunnels {
         state: &StateView,
         sa: &ChildSa,
     ) -> Result<(), InstallError> {
-        let live = self.live.get_mut(&*sa.child).filter(|live| live.is_negotiated());
-        let found = live.ok_or(InstallError::NoTunnel);
-        let found = found.and_then(|live| Ok((live, expand(sa.esp.cipher, &sa.key_in)?)));
-        let (live, key) = found.inspect_err(|_| tables.release_spi(sa.spi_in))?;
+        let found = self.place_for(tables, sa).inspect_err(|_| tables.release_spi(sa.spi_in))?;
+        let (tunnel, key) = found;
+        let live = self.live.get_mut(&*sa.child).ok_or(InstallError::NoTunnel)?;
         let slot = sa.spi_in & (tables.capacity().inbound_slots() as u32 - 1);
-        let fresh = Inbound::new(slot, sa.spi_in, state.inbound(slot).top(), state);
-        let spec = InboundSpec { tunnel: live.slot, key, esn: sa.esp.esn, window: live.plan.form.window };
+        let fresh = Inbound::new(slot, tunnel, sa.spi_in, state.inbound(slot).top(), state);
+        let spec = InboundSpec { tunnel, key, esn: sa.esp.esn, window: live.plan.form.window };
         tables.install_inbound(sa.spi_in, spec, state);
         live.inbound.insert(sa.spi_in, fresh);
         Ok(())
+    }
+
+    /// The slot with the selectors of a new SA, and its key.
+    fn place_for(
+        &mut self,
+        tables: &mut TablesWriter,
+        sa: &ChildSa,
+    ) -> Result<(u32, KeyBlock), InstallError> {
+        self.live.get(&*sa.child).filter(|live| live.is_negotiated()).ok_or(InstallError::NoTunnel)?;
+        let key = expand(sa.esp.cipher, &sa.key_in)?;
+        Ok((self.slot_for(tables, &sa.child, (&sa.local_ts, &sa.remote_ts))?, key))
     }
 
     /// Installs the outbound half and seals with it from now on; the one before stays until it is removed. Returns whether
@@ -156,7 +182,10 @@ impl Tunnels {
         let live = live.ok_or(InstallError::NoTunnel)?;
         let (IpAddr::V4(local), IpAddr::V4(peer)) = sa.outer else { return Err(InstallError::Family) };
         let worker = sa.resource.filter(|worker| (*worker as usize) < WORKER_SAS);
-        if sa.resource.is_some() && (worker.is_none() || live.outbound.is_none()) {
+        let tunnel = live.inbound.get(&sa.spi_in).map(|inbound| inbound.tunnel);
+        let tunnel = tunnel.ok_or(InstallError::NoTunnel)?;
+        let child = live.children().find(|child| child.slot == tunnel).ok_or(InstallError::NoTunnel)?;
+        if sa.resource.is_some() && (worker.is_none() || child.outbound.is_none()) {
             return Err(InstallError::NoShared);
         }
         let key = expand(sa.esp.cipher, &sa.key_out)?;
@@ -164,7 +193,7 @@ impl Tunnels {
         let last = if sa.esp.esn { u64::MAX - 1 } else { u64::from(u32::MAX) };
         let spec = OutboundSpec {
             spi: sa.spi_out,
-            tunnel: live.slot,
+            tunnel,
             key,
             esn: sa.esp.esn,
             udp: ports.is_some(),
@@ -175,18 +204,10 @@ impl Tunnels {
             soft_log2: SOFT_LOG2,
         };
         let slot = tables.install_outbound(spec, state)?;
-        let negotiated = TunnelSpec {
-            local: selectors(&sa.local_ts).unwrap_or_else(|| live.plan.spec.local.clone()),
-            remote: selectors(&sa.remote_ts).unwrap_or_else(|| live.plan.spec.remote.clone()),
-            inner_mtu: inner_mtu(live.plan.outer_mtu, ports.is_some()),
-            peer: peer.to_bits(),
-            ..live.plan.spec.clone()
-        };
         let moved = live.peer() != peer;
-        tables.update_tunnel(live.slot, &negotiated)?;
-        live.negotiated = Some(negotiated);
         let outbound = Outbound {
             slot,
+            tunnel,
             spi: sa.spi_out,
             pair: sa.spi_in,
             worker,
@@ -196,7 +217,14 @@ impl Tunnels {
             first: 0,
             before: Traffic::of(state.outbound(slot).totals()),
         };
+        live.negotiated = Some(TunnelSpec {
+            inner_mtu: inner_mtu(live.plan.outer_mtu, ports.is_some()),
+            peer: peer.to_bits(),
+            ..live.plan.spec.clone()
+        });
+        live.tell(tables)?;
         live.seal_with(tables, outbound);
+        live.account();
         Ok(moved)
     }
 
@@ -208,6 +236,7 @@ impl Tunnels {
         }
         let Some(back) = live.standby.remove(&spi_in) else { return false };
         live.seal_with(tables, back);
+        live.account();
         true
     }
 
@@ -217,6 +246,9 @@ impl Tunnels {
         if let Some(old) = live.stop_sealing_with(tables, spi_in) {
             live.sent.add(old.traffic(state));
             tables.retire_outbound(old.slot);
+            live.account();
+            let gone = live.sweep(tables);
+            self.let_go(tables, gone);
         }
     }
 
@@ -230,11 +262,12 @@ impl Tunnels {
     ) -> bool {
         let Some(live) = self.live.get_mut(name) else { return false };
         retire_inbound(live, tables, state, spi_in);
-        let last = live.inbound.is_empty() && live.outbound.is_none() && live.negotiated.take().is_some();
+        let last = live.inbound.is_empty() && live.outbound().is_none() && live.negotiated.take().is_some();
         if last {
-            live.problem =
-                tables.update_tunnel(live.slot, &live.plan.spec).err().map(|error| error.to_string());
+            live.problem = live.tell(tables).err().map(|error| error.to_string());
         }
+        let gone = live.sweep(tables);
+        self.let_go(tables, gone);
         last
     }
 
@@ -252,10 +285,10 @@ impl Tunnels {
     ) -> Result<(), InstallError> {
         let IpAddr::V4(peer) = to.ip() else { return Err(InstallError::Family) };
         let live = self.live.get_mut(name).ok_or(InstallError::NoTunnel)?;
-        let (tunnel, in_use) = (live.slot, live.seals_with(spi_in));
+        let in_use = live.seals_with(spi_in);
         let dont_fragment = live.plan.form.dont_fragment;
         let outbound = live.outbound_of(spi_in).ok_or(InstallError::NoTunnel)?;
-        let (old, sa) = (outbound.slot, tables.outbound_sa(outbound.slot));
+        let (tunnel, old, sa) = (outbound.tunnel, outbound.slot, tables.outbound_sa(outbound.slot));
         let (esn, udp, mut headers) = (sa.esn(), sa.udp(), *sa.template());
         headers[16..20].copy_from_slice(&peer.octets());
         if udp {
@@ -298,7 +331,7 @@ impl Tunnels {
         tables.retire_outbound(old);
         if let Some(negotiated) = live.negotiated.as_mut().filter(|_| in_use) {
             negotiated.peer = peer.to_bits();
-            tables.update_tunnel(tunnel, negotiated)?;
+            live.tell(tables)?;
         }
         Ok(())
     }
@@ -325,53 +358,9 @@ fn outer(local: Ipv4Addr, peer: Ipv4Addr, ports: Option<(u16, u16)>) -> OuterTem
     octets
 }
 
-/// Ranges of IPv4 addresses as prefixes; protocols and ports are left to the peer, whose selectors drop what it does not
-/// want. `None` where there are none, or more than a tunnel holds.
-fn selectors(negotiated: &[TrafficSelector]) -> Option<Vec<Selector>> {
-    let mut out = Vec::new();
-    for one in negotiated {
-        let (IpAddr::V4(start), IpAddr::V4(end)) = (one.start, one.end) else { continue };
-        let (mut at, end) = (u64::from(start.to_bits()), u64::from(end.to_bits()));
-        while at <= end {
-            let aligned = if at == 0 { 32 } else { at.trailing_zeros().min(32) };
-            let fits = (end - at + 1).ilog2();
-            let bits = aligned.min(fits);
-            let mask = u32::MAX.checked_shl(bits).unwrap_or(0);
-            out.push(Selector { address: at as u32, mask });
-            at += 1 << bits;
-        }
-    }
-    out.dedup();
-    (!out.is_empty() && out.len() <= MAX_SELECTORS).then_some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn range(start: &str, end: &str) -> TrafficSelector {
-        let (start, end) = (start.parse().expect("address"), end.parse().expect("address"));
-        TrafficSelector { protocol: 0, start_port: 0, end_port: 65535, start, end }
-    }
-
-    fn words(negotiated: &[TrafficSelector]) -> Option<Vec<String>> {
-        let word =
-            |one: &Selector| format!("{}/{}", Ipv4Addr::from_bits(one.address), one.mask.leading_ones());
-        selectors(negotiated).map(|all| all.iter().map(word).collect())
-    }
-
-    #[test]
-    fn ranges_become_prefixes() {
-        let list = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(words(&[TrafficSelector::any_v4()]), list(&["0.0.0.0/0"]));
-        assert_eq!(words(&[range("255.255.255.255", "255.255.255.255")]), list(&["255.255.255.255/32"]));
-        assert_eq!(
-            words(&[range("10.0.0.1", "10.0.0.6"), range("10.1.0.0", "10.1.255.255")]),
-            list(&["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/31", "10.0.0.6/32", "10.1.0.0/16"])
-        );
-        assert_eq!(words(&[TrafficSelector::any_v6()]), None);
-        assert_eq!(words(&[range("0.0.0.1", "255.255.255.254")]), None, "more prefixes than a tunnel holds");
-    }
 
     #[test]
     fn ports_of_a_translated_peer_stand_in_the_header() {

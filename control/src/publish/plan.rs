@@ -204,13 +204,12 @@ fn fixed(tunnel: &str, key: &FixedKey) -> Result<Material, PlanError> {
 /// No prefix at all means any.
 fn selectors(prefixes: &[config::scalar::Prefix]) -> Vec<Selector> {
     if prefixes.is_empty() {
-        return vec![Selector { address: 0, mask: 0 }];
+        return vec![Selector::ANY];
     }
-    let selector = |prefix: &config::scalar::Prefix| Selector {
-        address: prefix.0.network().to_bits(),
-        mask: prefix.0.netmask().to_bits(),
+    let range = |prefix: &config::scalar::Prefix| {
+        Selector::prefix(prefix.0.network().to_bits(), prefix.0.prefix_len())
     };
-    prefixes.iter().map(selector).collect()
+    Selector::merged(prefixes.iter().map(range))
 }
 
 fn cipher(choice: CipherChoice) -> Cipher {
@@ -271,7 +270,7 @@ tunnels:
         let machine = Machine { cores: vec![0, 1], interfaces: Vec::new() };
         let config = Config::parse(Path::new("a.yaml"), TEXT, &machine).expect("good").config;
         let plan = &plans(&config).expect("complete")["a"];
-        assert_eq!(plan.spec.local, [Selector { address: 0x0a01_0000, mask: 0xffff_0000 }]);
+        assert_eq!(plan.spec.local, [Selector::prefix(0x0a01_0000, 16)]);
         assert_eq!((plan.spec.inner_mtu, plan.form.window, plan.form.udp), (1438, 1024, true));
         assert_eq!(plan.form.template[20..], [0x11, 0x94, 0x11, 0x94, 0, 0, 0, 0]);
         let Keys::Fixed { outbound, .. } = &plan.keys else { panic!("fixed keys") };

@@ -143,7 +143,7 @@ impl Tunnels {
         let mut stepping = Vec::new();
         for (name, generation) in steps {
             let Some((name, mut live)) = self.live.remove_entry(&name) else { continue };
-            let granted = live.outbound.as_ref().map_or(0, |outbound| outbound.granted);
+            let granted = live.own.outbound.as_ref().map_or(0, |outbound| outbound.granted);
             let before = Record { generation: std::mem::replace(&mut live.generation, generation), granted };
             stepping.push((name, live, before));
         }
@@ -151,12 +151,13 @@ impl Tunnels {
         let mut result = complete(&mut lives, &mut self.journal, tables, state);
         let (mut failed, mut back) = (Vec::new(), Vec::new());
         for (name, mut live, before) in stepping {
-            let seals = live.outbound.as_ref().is_some_and(|sa| sa.generation == live.generation);
+            let seals = live.own.outbound.as_ref().is_some_and(|sa| sa.generation == live.generation);
             match (live.problem.take(), seals && result.is_ok()) {
                 (None, true) => live.stepped = Instant::now(),
                 (problem, _) => {
                     // What seals now goes on sealing. A step that had begun is not taken back: its numbers are in use.
-                    live.generation = live.outbound.as_ref().map_or(before.generation, |sa| sa.generation);
+                    live.generation =
+                        live.own.outbound.as_ref().map_or(before.generation, |sa| sa.generation);
                     if live.generation == before.generation {
                         back.extend(live.chain().map(|chain| (chain, before)));
                     }
@@ -226,7 +227,7 @@ impl Tunnels {
         };
         self.journal.put(&grants.iter().filter_map(record).collect::<Vec<_>>())?;
         for (name, granted) in grants {
-            if let Some(outbound) = self.live.get_mut(name).and_then(|live| live.outbound.as_mut()) {
+            if let Some(outbound) = self.live.get_mut(name).and_then(|live| live.own.outbound.as_mut()) {
                 tables.raise_hard_limit(outbound.slot, *granted);
                 outbound.granted = *granted;
             }
@@ -262,7 +263,7 @@ pub struct Stepped {
 impl Live {
     /// Whether the peer has been seen on the generation in use, or must have seen this side on it.
     fn is_followed(&self, state: &StateView) -> bool {
-        let sent = self.outbound.as_ref().is_some_and(|sa| sa.sequence(state) > sa.first);
+        let sent = self.own.outbound.as_ref().is_some_and(|sa| sa.sequence(state) > sa.first);
         self.peer_generation >= self.generation || (sent && self.stepped.elapsed() >= FOLLOWED)
     }
 }
@@ -275,7 +276,7 @@ fn due(live: &Live, state: &StateView) -> Option<Due> {
     if let Some((seen, _)) = newer.into_iter().find(|(_, sa)| sa.sequence(state) > 0) {
         return Some(Due::PeerAt(*seen));
     }
-    let outbound = live.outbound.as_ref().filter(|_| live.has_lab_keys())?;
+    let outbound = live.own.outbound.as_ref().filter(|_| live.has_lab_keys())?;
     if live.problem.is_none() && missing(live).next().is_some() {
         return Some(Due::Inbound);
     }

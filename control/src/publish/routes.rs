@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use penstock_tables::TableFull;
 use penstock_tables::adjacency::Unresolved;
-use penstock_tables::{Adjacency, Hop, Prefix, TablesWriter};
+use penstock_tables::{Adjacency, Hop, Prefix, Selector, TablesWriter};
 
 use super::live::Live;
 use super::tunnels::Tunnels;
@@ -119,17 +119,17 @@ impl Routes {
         tunnels: &Tunnels,
     ) -> Result<(), TableFull> {
         let lookup = kernel.lookup();
-        let peers: Vec<(u32, Option<Neighbour>)> =
-            tunnels.iter().map(|(_, live)| (live.slot, lookup.next_hop(live.peer()))).collect();
+        let peers: Vec<(&Live, Option<Neighbour>)> =
+            tunnels.iter().map(|(_, live)| (live, lookup.next_hop(live.peer()))).collect();
         let needed = gateways(kernel).chain(peers.iter().filter_map(|(_, hop)| *hop)).collect();
         let hosts = self.hosts(tables, kernel, tunnels, &needed);
         let gone = self.leave_out(&needed, &hosts);
         let mut result = self.add_hops(tables, kernel, needed.iter().chain(&hosts));
         let wanted = self.routes(kernel, tunnels, &hosts);
         result = result.and(tables.sync_routes(&wanted));
-        for (slot, hop) in peers {
+        for (live, hop) in peers {
             let index = hop.and_then(|hop| self.hops.get(&hop)).map(|(index, _)| *index);
-            tables.set_tunnel_adjacency(slot, index);
+            live.children().for_each(|child| tables.set_tunnel_adjacency(child.slot, index));
         }
         // Only now does nothing lead there any more.
         gone.into_iter().chain(self.inherited.drain(..)).for_each(|index| tables.retire_adjacency(index));
@@ -245,7 +245,7 @@ impl Routes {
         let interfaces: HashMap<&str, u32> = tunnels
             .iter()
             .filter(|(_, live)| !live.plan.spec.interface.is_empty())
-            .map(|(_, live)| (live.plan.spec.interface.as_str(), live.slot))
+            .map(|(_, live)| (live.plan.spec.interface.as_str(), live.own.slot))
             .collect();
         let policies = Policies::new(tunnels);
         let mut wanted: BTreeMap<Prefix, Hop> =
@@ -273,7 +273,7 @@ impl Routes {
             }
         }
         for (_, live) in tunnels.iter() {
-            wanted.extend(live.plan.routes.iter().map(|net| (prefix(*net), Hop::Tunnel(live.slot))));
+            wanted.extend(live.plan.routes.iter().map(|net| (prefix(*net), Hop::Tunnel(live.own.slot))));
         }
         wanted
     }
@@ -317,11 +317,7 @@ impl<'a> Policies<'a> {
         let Some(live) = around.into_iter().find_map(|outer| self.0.get(&outer.trunc())) else {
             return false;
         };
-        let (address, mask) = (net.network().to_bits(), net.netmask().to_bits());
-        !live
-            .spec()
-            .local
-            .iter()
-            .any(|own| own.mask != 0 && own.mask & mask == own.mask && own.covers(address))
+        let range = Selector::prefix(net.network().to_bits(), net.prefix_len());
+        !live.own.local.iter().any(|own| *own != Selector::ANY && own.contains(range))
     }
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::journal::{Journal, JournalError, Record};
 use super::lab::ChainId;
-use super::live::{Live, Missing, add_inbound, add_outbound, missing, take_out, trim};
+use super::live::{Child, Live, Missing, add_inbound, add_outbound, missing, take_out, trim};
 use super::plan::Plan;
 
 /// Tunnels whose keys are expanded before any of them is installed: up to 4 KiB each.
@@ -91,9 +91,8 @@ impl Tunnels {
         let mut leaving = Vec::new();
         for name in gone {
             if let Some(mut live) = self.live.remove(&name) {
-                take_out(&mut live, tables, state);
-                self.by_slot.remove(&live.slot);
-                leaving.push(live.slot);
+                leaving.extend(take_out(&mut live, tables, state));
+                leaving.extend(live.children().map(|child| child.slot));
                 changes.removed += 1;
             }
         }
@@ -103,11 +102,13 @@ impl Tunnels {
                 continue;
             };
             if live.other_sas(plan) {
-                take_out(live, tables, state);
-                let fresh = Live::new(live.slot, plan.clone(), &self.journal);
+                leaving.extend(take_out(live, tables, state));
+                let own = Child::new(live.own.slot, &tables.tunnel(live.own.slot).spec());
+                let fresh = Live::new(own, plan.clone(), &self.journal);
                 let watch = std::mem::take(&mut live.watch);
+                let others = std::mem::take(&mut live.others);
                 let (sent, received, refused) = (live.sent, live.received, live.refused);
-                *live = Live { sent, received, refused, watch, ..fresh };
+                *live = Live { sent, received, refused, watch, others, ..fresh };
                 changes.replaced += 1;
             } else if live.plan.spec != plan.spec || live.plan.routes != plan.routes {
                 changes.updated += 1;
@@ -118,8 +119,10 @@ impl Tunnels {
                 }
             }
             live.follow(plan, tables);
-            live.problem = tables.update_tunnel(live.slot, live.spec()).err().map(|error| error.to_string());
+            live.problem = None;
+            leaving.extend(settle(name, live, &mut self.by_slot, tables));
         }
+        leaving.iter().for_each(|slot| _ = self.by_slot.remove(slot));
         (changes, leaving)
     }
 
@@ -141,7 +144,8 @@ impl Tunnels {
             match tables.add_tunnel(&plan.spec) {
                 Ok(slot) => {
                     self.by_slot.insert(slot, name.clone());
-                    self.live.insert(name.clone(), Live::new(slot, plan.clone(), &self.journal));
+                    let own = Child::new(slot, &plan.spec);
+                    self.live.insert(name.clone(), Live::new(own, plan.clone(), &self.journal));
                 }
                 Err(error) => problems.push(format!("tunnel {name}: {error}")),
             }
@@ -156,6 +160,21 @@ impl Tunnels {
         problems.extend(failed);
         Ok(problems)
     }
+}
+
+/// Has the slots of a tunnel say what its plan says. Returns those that it has no more.
+fn settle(
+    name: &str,
+    live: &mut Live,
+    by_slot: &mut HashMap<u32, String>,
+    tables: &mut TablesWriter,
+) -> Vec<u32> {
+    match live.follow_selectors(tables) {
+        Ok(slot) => by_slot.extend(slot.map(|slot| (slot, name.into()))),
+        Err(error) => live.problem = Some(error.to_string()),
+    }
+    live.problem = live.problem.take().or(live.tell(tables).err().map(|error| error.to_string()));
+    live.sweep(tables)
 }
 
 /// Installs what these tunnels lack, keys expanded on all cores. What may be sent is on disk first, with one write for all.
@@ -245,7 +264,7 @@ fn expand(live: &Live) -> Vec<(Missing, u32, Result<KeyBlock, KeyError>)> {
 fn grant(live: &Live, journal: &Journal) -> Option<(ChainId, Record, u64)> {
     let (chain, generation) = (live.chain()?, live.generation);
     let known = journal.get(chain).filter(|record| record.generation == generation);
-    match live.outbound.as_ref().filter(|outbound| outbound.generation == generation) {
+    match live.own.outbound.as_ref().filter(|outbound| outbound.generation == generation) {
         Some(outbound) => {
             let granted = known.map_or(outbound.granted, |record| record.granted.max(outbound.granted));
             Some((chain, Record { generation, granted }, 0))

@@ -70,7 +70,7 @@ impl Gateway {
         let from = from.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         for (count, (name, live)) in self.tunnels.watched(from).enumerate() {
             let ((sent, received), refused) = (live.traffic(counters), live.refused(counters));
-            let state = match (&live.outbound, lookup.next_hop(live.peer())) {
+            let state = match (live.outbound(), lookup.next_hop(live.peer())) {
                 (None, _) => TunnelState::NoSa,
                 (Some(_), None) => TunnelState::NoRoute,
                 (Some(_), Some(hop)) if !neighbours.contains_key(&hop) => TunnelState::NoNeighbour,
@@ -166,7 +166,7 @@ impl Gateway {
     fn sample(&self, name: &str, live: &Live, now: u64) -> TunnelSample {
         let traffic = self.state.as_ref().map(|state| (live.traffic(state), live.refused(state)));
         let ((sent, received), refused) = traffic.unwrap_or_default();
-        let pair = live.outbound.as_ref().map(|sa| sa.pair).filter(|_| live.is_negotiated());
+        let pair = live.outbound().map(|sa| sa.pair).filter(|_| live.is_negotiated());
         let rekey_at = pair.and_then(|spi_in| self.ike.endpoint.child_rekey_at(spi_in));
         let at = self.ike.now().at;
         TunnelSample {

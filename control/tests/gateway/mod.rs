@@ -98,8 +98,9 @@ impl Gateway {
     /// SA.
     pub fn seal(&self, count: u32) -> Option<(u32, Vec<u64>)> {
         let view = self.view();
-        let (_, tunnel) = view.tunnels().next().expect("a tunnel");
-        let slot = tunnel.outbound()?;
+        let mut tunnels = view.tunnels().peekable();
+        tunnels.peek().expect("a tunnel");
+        let slot = tunnels.find_map(|(_, tunnel)| tunnel.outbound())?;
         let (sa, _) = view.outbound(slot).expect("live");
         assert_eq!(sa.epoch(), self.workers.epoch());
         let mut run = self.workers.outbound(slot).reserve(count, sa.offset(), sa.hard_limit());

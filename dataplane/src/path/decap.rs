@@ -276,10 +276,14 @@ fn unwrap<F: Frame>(
     let Some(packet) = text.get(..payload) else { return Err(Verdict::InnerMalformed) };
     let ip = ipv4::parse(packet).map_err(|_| Verdict::InnerMalformed)?;
     let outer = meta.ip.tos();
-    meta.begin(ip, 0, meta.port, Origin::Tunnel(flow.tunnel()));
+    let group = tunnel.map_or(penstock_tables::NONE, Tunnel::group);
+    meta.begin(ip, 0, meta.port, Origin::Tunnel(group));
     let ip = &meta.ip;
     if !tunnel.is_some_and(|tunnel| tunnel.covers_inbound(ip.source(), ip.destination())) {
         return Err(Verdict::SelectorInbound);
+    }
+    if group != flow.tunnel() {
+        own_selectors(group, ip, cx)?;
     }
     let count = ip.total_len();
     meta.route = cx.fib.find(ip.destination());
@@ -289,6 +293,13 @@ fn unwrap<F: Frame>(
         take_ecn(outer, frame, meta)?;
     }
     Ok(count)
+}
+
+/// Of a tunnel with several children: what the file says of the tunnel goes before what was negotiated for a child.
+#[inline(never)]
+fn own_selectors(group: u32, ip: &ipv4::Ipv4, cx: &Context<'_>) -> Result<(), Verdict> {
+    let covers = |tunnel: &Tunnel| tunnel.covers_inbound(ip.source(), ip.destination());
+    cx.tables.tunnel(group).is_some_and(covers).then_some(()).ok_or(Verdict::SelectorInbound)
 }
 
 /// Octets of payload of a text whose trailer is not the shortest that there is.

@@ -22,7 +22,7 @@ pub fn admit<'a, F: Frame>(
     batch: &mut Batch<F>,
     cx: &mut Context<'a>,
 ) {
-    let place = leaving.turn(tunnel, batch.meta(index).ip.total_len(), cx);
+    let place = leaving.turn(tunnel, &batch.meta(index).ip, cx);
     admit_at(index, place, leaving, batch, cx);
 }
 

@@ -1,8 +1,10 @@
 //! The tunnels that packets of one burst leave by: each found once, with the SA that seals now and the next hop of the outer
-//! packets; what sealing will need is fetched. RFC 4301 section 5.1 (selectors).
+//! packets; what sealing will need is fetched. Of a tunnel with several children a packet takes the first whose selectors cover
+//! it. RFC 4301 sections 4.4.1 and 5.1 (selectors).
 
 use arrayvec::ArrayVec;
 use penstock_tables::events::Event;
+use penstock_tables::tunnel::MAX_CHILDREN;
 use penstock_tables::{NextHop, Tunnel, Verdict};
 
 use super::Context;
@@ -10,8 +12,10 @@ use super::batch::{Meta, Picks};
 use super::slots::Slots;
 use crate::port::BURST;
 use crate::wire::esp;
+use crate::wire::ipv4::Ipv4;
 
-/// Tunnels in a burst at most: of each packet its own, and the one that the answer to it goes by.
+/// Slots of tunnels in a burst at most: of each packet its own, and the one that the answer to it goes by. A tunnel with several
+/// children takes one, and each child that packets leave by takes one.
 pub const EXITS: usize = 2 * BURST;
 
 /// One tunnel as this burst found it.
@@ -20,6 +24,8 @@ pub struct Exit<'a> {
     pub slot: u32,
     inner_mtu: u16,
     tunnel: Option<&'a Tunnel>,
+    /// Slot of the tunnel's next child; most tunnels have none.
+    next: u32,
     /// Slot of the SA that seals, and next hop of the outer packets; `None` where something is missing.
     pub way: Option<(u32, NextHop)>,
     /// Packets of the burst that leave by it.
@@ -27,8 +33,14 @@ pub struct Exit<'a> {
 }
 
 impl<'a> Exit<'a> {
-    const NONE: Exit<'a> =
-        Exit { slot: penstock_tables::NONE, inner_mtu: u16::MAX, tunnel: None, way: None, packets: 0 };
+    const NONE: Exit<'a> = Exit {
+        slot: penstock_tables::NONE,
+        inner_mtu: u16::MAX,
+        tunnel: None,
+        next: penstock_tables::NONE,
+        way: None,
+        packets: 0,
+    };
 
     /// Largest inner packet of the tunnel, in octets.
     #[inline(always)]
@@ -44,7 +56,10 @@ impl<'a> Exit<'a> {
         self.tunnel = tables.tunnel(slot);
         let Some(tunnel) = self.tunnel else { return };
         self.inner_mtu = tunnel.inner_mtu();
-        let (Some(sa), Some(hop)) = (tunnel.outbound_of(cx.worker), tunnel.adjacency()) else { return };
+        // The SA first: where it is gone just now, the child that took over is linked already.
+        let sa = tunnel.outbound_of(cx.worker);
+        self.next = tunnel.next().unwrap_or(penstock_tables::NONE);
+        let (Some(sa), Some(hop)) = (sa, tunnel.adjacency()) else { return };
         tables.prefetch_outbound(sa);
         cx.state.prefetch_outbound(sa);
         cx.engine.prefetch(tables.outbound_key(sa), usize::from(inner) + esp::TRAILER);
@@ -121,14 +136,45 @@ impl<'a> Leaving<'a> {
         &self.exits
     }
 
-    /// Place of the tunnel in `slot`, for a packet of `inner` octets. No place that there is, where there are too many.
+    /// Place of the tunnel in `slot`, or of that of its children which covers the packet. No place that there is, where there
+    /// are too many.
     #[inline(always)]
-    pub fn turn(&mut self, slot: u32, inner: u16, cx: &Context<'a>) -> usize {
+    pub fn turn(&mut self, slot: u32, ip: &Ipv4, cx: &Context<'a>) -> usize {
+        let place = self.place(slot, ip, cx);
+        match self.exits.get(place) {
+            Some(exit) if exit.next != penstock_tables::NONE => self.child(place, exit.next, ip, cx),
+            _ => place,
+        }
+    }
+
+    #[inline(always)]
+    fn place(&mut self, slot: u32, ip: &Ipv4, cx: &Context<'a>) -> usize {
         let place = self.slots.place(slot);
         if place == self.exits.len() && self.exits.try_push(Exit::NONE).is_ok() {
-            self.find(slot, inner, cx);
+            self.find(slot, ip.total_len(), cx);
         }
         place
+    }
+
+    /// The first of a tunnel's further children that covers a packet and has an SA; otherwise its own place, `first`: control
+    /// hears of that one.
+    #[inline(never)]
+    fn child(&mut self, first: usize, mut next: u32, ip: &Ipv4, cx: &Context<'a>) -> usize {
+        // What the file says of the tunnel goes before what was negotiated.
+        let own = self.exits.get(first).and_then(|exit| exit.tunnel);
+        if !own.is_some_and(|own| own.covers_outbound(ip.source(), ip.destination())) {
+            return first;
+        }
+        for _ in 0..MAX_CHILDREN {
+            let Some(child) = cx.tables.tunnel(next) else { break };
+            let covers = child.covers_outbound(ip.source(), ip.destination());
+            if covers && child.outbound_of(cx.worker).is_some() {
+                return self.place(next, ip, cx);
+            }
+            let Some(after) = child.next() else { break };
+            next = after;
+        }
+        first
     }
 
     #[inline(never)]

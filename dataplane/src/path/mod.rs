@@ -105,8 +105,9 @@ impl Context<'_> {
     #[cold]
     #[inline(never)]
     pub fn count_at(&self, tunnel: u32, verdict: Verdict) {
-        if let Some(live) = self.tables.tunnel(tunnel) {
-            self.state.count_tunnel_drop(tunnel, live.generation(), verdict);
+        let group = self.tables.tunnel(tunnel).map_or(tunnel, |child| child.group());
+        if let Some(live) = self.tables.tunnel(group) {
+            self.state.count_tunnel_drop(group, live.generation(), verdict);
         }
     }
 

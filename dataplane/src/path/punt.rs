@@ -17,7 +17,7 @@ use crate::wire::ethernet;
 pub enum Twin {
     /// Of the port with this index: whole Ethernet frames, untagged.
     Port(u8),
-    /// Of the tunnel in this slot: IPv4 packets.
+    /// Of the tunnel whose device has this number, a slot of it: IPv4 packets.
     Tunnel(u32),
 }
 
@@ -40,9 +40,9 @@ impl<F> Clone for Twins<F> {
 }
 
 impl<F: Frame> Twins<F> {
-    /// Rings of `capacity` frames each way, for ports and as many `tunnels`; no twin is there yet.
-    pub fn new(capacity: usize, tunnels: u32) -> Twins<F> {
-        let words = (TUNNELS + tunnels as usize).div_ceil(64);
+    /// Rings of `capacity` frames each way, for ports and as many slots of `tunnels`; no twin is there yet.
+    pub fn new(capacity: usize, tunnels: usize) -> Twins<F> {
+        let words = (TUNNELS + tunnels).div_ceil(64);
         Twins {
             to_kernel: Arc::new(ArrayQueue::new(capacity)),
             from_kernel: Arc::new(ArrayQueue::new(capacity)),
@@ -95,10 +95,10 @@ pub fn to_kernel<F: Frame>(twins: &Twins<F>, twin: Twin, frame: F, cx: &mut Cont
 /// has none, to the twin of the port that ESP came in by, as if it had come in there.
 pub fn decrypted<F: Frame>(twins: &Twins<F>, mut frame: F, meta: Meta, cx: &mut Context<'_>) {
     if let Origin::Tunnel(slot) = meta.origin
-        && cx.tables.tunnel(slot).is_some_and(|tunnel| tunnel.has_interface())
+        && let Some(tunnel) = cx.tables.tunnel(slot).filter(|tunnel| tunnel.has_interface())
     {
         frame.trim_front(usize::from(meta.l3));
-        return to_kernel(twins, Twin::Tunnel(slot), frame, cx);
+        return to_kernel(twins, Twin::Tunnel(tunnel.device()), frame, cx);
     }
     let Some(facts) = cx.ports.get(usize::from(meta.port)) else { return cx.end(frame, Verdict::PuntNoTwin) };
     let mac = facts.mac;

@@ -120,7 +120,7 @@ fn step<'a>(meta: &Meta, last: &mut Clear, leaving: &mut Leaving<'a>, cx: &Conte
             return Step::End(Verdict::TunnelLoop);
         }
         Some(slot) => {
-            let place = leaving.turn(slot, ip.total_len(), cx);
+            let place = leaving.turn(slot, ip, cx);
             (Step::Seal(place), leaving.inner_mtu(place))
         }
         None => match last.turn(meta.route, ip.destination(), cx) {
@@ -146,7 +146,7 @@ fn quick<'a>(meta: &Meta, last: &Clear, leaving: &mut Leaving<'a>, cx: &Context<
         return None;
     }
     if let Some(slot) = meta.route.tunnel() {
-        let place = leaving.turn(slot, ip.total_len(), cx);
+        let place = leaving.turn(slot, ip, cx);
         let free = meta.origin != Origin::Tunnel(slot) && ip.total_len() <= leaving.inner_mtu(place);
         return free.then_some(Way::Tunnel(place));
     }

@@ -42,7 +42,10 @@ pub fn from_kernel<'a, P: Port>(
                 cx.end(frame, Verdict::PortDown);
                 None
             }
-            Twin::Tunnel(tunnel) => Some((frame, 0, tunnel)),
+            Twin::Tunnel(device) => {
+                let tunnel = cx.tables.tunnel(device).map_or(device, |tunnel| tunnel.group());
+                Some((frame, 0, tunnel))
+            }
         };
         if let Some((frame, l3, tunnel)) = inner {
             into_tunnel(frame, l3, tunnel, count, leaving, batch, cx);

@@ -96,6 +96,11 @@ impl Capacity {
         }
     }
 
+    /// Slots of tunnels: its own, and one that takes over from it or holds one more child.
+    pub fn tunnel_slots(self) -> usize {
+        self.tunnels as usize * 2
+    }
+
     /// Slots of outbound SAs: the one in use and the one that takes over.
     pub fn outbound_slots(self) -> usize {
         self.tunnels as usize * 2
@@ -142,7 +147,7 @@ impl TablesLayout {
         TablesLayout {
             ports: cursor.place::<PortEntry>(MAX_PORTS),
             adjacencies: cursor.place::<AdjacencyWord>(capacity.neighbours as usize),
-            tunnels: cursor.place::<Tunnel>(capacity.tunnels as usize),
+            tunnels: cursor.place::<Tunnel>(capacity.tunnel_slots()),
             outbound: cursor.place::<Keyed<OutboundSa>>(outbound),
             inbound: cursor.place::<Keyed<InboundSa>>(inbound),
             fib_root: cursor.place::<AtomicU32>(ROOT),
@@ -206,7 +211,7 @@ impl StateLayout {
             events: cursor.place::<EventRing>(MAX_WORKERS),
             ports: cursor.place::<PortState>(MAX_PORTS),
             twins: cursor.place::<TwinState>(TWINS),
-            losses: cursor.place::<TunnelLosses>(capacity.tunnels as usize),
+            losses: cursor.place::<TunnelLosses>(capacity.tunnel_slots()),
             outbound: cursor.place::<OutboundState>(capacity.outbound_slots()),
             inbound: cursor.place::<InboundState>(inbound),
             rings: cursor.place::<AtomicU64>(inbound * ring_words(capacity.replay_window)),

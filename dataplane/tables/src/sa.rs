@@ -1,7 +1,7 @@
 //! Security associations in `tables` (RFC 4301 section 4.4.2): the hot lines of the inbound and the outbound direction.
 //! Each stands behind its key ([`Keyed`]); what workers write about them stands in `state` at the same index.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::key::KeyBlock;
 use crate::slot::SlotHead;
@@ -34,7 +34,7 @@ pub struct OutboundSa {
     pub(crate) offset: u64,
     pub(crate) hard: AtomicU64,
     pub(crate) epoch: u32,
-    pub(crate) tunnel: u32,
+    pub(crate) tunnel: AtomicU32,
     pub(crate) flags: u8,
     pub(crate) soft_log2: u8,
     pub(crate) dont_fragment: u8,
@@ -80,10 +80,10 @@ impl OutboundSa {
         self.epoch
     }
 
-    /// Slot of its tunnel.
+    /// The tunnel's slot whose selectors were negotiated with it (RFC 4301 section 5.2).
     #[inline(always)]
     pub fn tunnel(&self) -> u32 {
-        self.tunnel
+        self.tunnel.load(Ordering::Relaxed)
     }
 
     /// Whether 64-bit sequence numbers are authenticated (RFC 4303 section 2.2.1).
@@ -118,7 +118,7 @@ pub struct InboundSa {
     pub(crate) head: SlotHead,
     pub(crate) base: AtomicU64,
     pub(crate) epoch: u32,
-    pub(crate) tunnel: u32,
+    pub(crate) tunnel: AtomicU32,
     pub(crate) window: u32,
     pub(crate) flags: u8,
     pub(crate) reserved: [u8; 3],
@@ -151,10 +151,10 @@ impl InboundSa {
         self.epoch
     }
 
-    /// Slot of its tunnel.
+    /// The tunnel's slot whose selectors were negotiated with it (RFC 4301 section 5.2).
     #[inline(always)]
     pub fn tunnel(&self) -> u32 {
-        self.tunnel
+        self.tunnel.load(Ordering::Relaxed)
     }
 
     /// Replay window, in packets.

@@ -176,7 +176,7 @@ impl StateMap {
             events: segment.array(layout.events, MAX_WORKERS),
             ports: segment.array(layout.ports, MAX_PORTS),
             twins: segment.array(layout.twins, TWINS),
-            losses: segment.array(layout.losses, capacity.tunnels as usize),
+            losses: segment.array(layout.losses, capacity.tunnel_slots()),
             outbound: segment.array(layout.outbound, capacity.outbound_slots()),
             inbound: segment.array(layout.inbound, inbound),
             rings: segment.array(layout.rings, inbound * ring_words),

@@ -36,7 +36,7 @@ impl TablesMap {
         TablesMap {
             ports: segment.array(layout.ports, MAX_PORTS),
             adjacencies: segment.array(layout.adjacencies, capacity.neighbours as usize),
-            tunnels: segment.array(layout.tunnels, capacity.tunnels as usize),
+            tunnels: segment.array(layout.tunnels, capacity.tunnel_slots()),
             outbound: segment.array(layout.outbound, outbound),
             inbound: segment.array(layout.inbound, inbound),
             fib_root: segment.array(layout.fib_root, ROOT),
@@ -54,7 +54,7 @@ impl TablesMap {
     }
 
     pub(crate) fn tunnels(&self) -> impl Iterator<Item = (u32, &Tunnel)> {
-        let all = (0..self.capacity.tunnels).map(|slot| (slot, self.tunnel(slot)));
+        let all = (0..self.capacity.tunnel_slots() as u32).map(|slot| (slot, self.tunnel(slot)));
         all.filter(|(_, tunnel)| tunnel.head.live().is_some())
     }
 
@@ -162,11 +162,12 @@ impl TablesView {
         self.0.fib()
     }
 
-    /// A tunnel that a route led to; `None` where it is going away.
+    /// A tunnel that a route, an SA or another slot led to. One that control replaces meanwhile still serves until the worker's
+    /// next quiescent point, so that a change of selectors between two looks loses nothing.
     #[inline(always)]
     pub fn tunnel(&self, slot: u32) -> Option<&Tunnel> {
         let tunnel = self.0.tunnel(slot);
-        tunnel.head.live().map(|_| tunnel)
+        tunnel.head.linked().map(|_| tunnel)
     }
 
     /// The live tunnels with their slots.

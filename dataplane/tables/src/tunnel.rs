@@ -30,36 +30,71 @@ pub enum DontFragment {
     Clear = 2,
 }
 
-/// An IPv4 prefix of a selector: address and mask, host order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// Slots that one tunnel has besides its own at most: one for each child SA with selectors of its own.
+pub const MAX_CHILDREN: usize = 64;
+
+/// A range of IPv4 addresses in a selector (RFC 4301 section 4.4.1.2), host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Selector {
-    /// Network address, host order, without host bits.
-    pub address: u32,
-    /// Network mask, host order.
-    pub mask: u32,
+    /// First address.
+    pub first: u32,
+    /// Last address, not below the first.
+    pub last: u32,
 }
 
 impl Selector {
-    /// Whether the prefix covers `address` (host order).
-    #[inline(always)]
-    pub fn covers(self, address: u32) -> bool {
-        address & self.mask == self.address
+    /// Every address.
+    pub const ANY: Selector = Selector { first: 0, last: u32::MAX };
+
+    /// The addresses of a prefix of `len` bits; bits of `address` behind it do not count.
+    pub fn prefix(address: u32, len: u8) -> Selector {
+        let mask = crate::fib::Prefix::mask_of(len);
+        Selector { first: address & mask, last: address | !mask }
     }
 
-    /// Covers no address: one that is no network. `first` is kept relative to it, so that zeros cover nothing.
-    const NOTHING: u64 = 1;
+    /// Whether the range has `address` (host order).
+    #[inline(always)]
+    pub fn covers(self, address: u32) -> bool {
+        address.wrapping_sub(self.first) <= self.last.wrapping_sub(self.first)
+    }
 
+    /// Whether every address of `other` is in this range.
+    pub fn contains(self, other: Selector) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+
+    /// The same addresses in as few ranges as there can be, in order.
+    pub fn merged(ranges: impl IntoIterator<Item = Selector>) -> Vec<Selector> {
+        let mut ranges: Vec<Selector> = ranges.into_iter().collect();
+        ranges.sort_unstable();
+        ranges.dedup_by(|next, before| {
+            let joins = next.first <= before.last.saturating_add(1);
+            before.last = before.last.max(if joins { next.last } else { 0 });
+            joins
+        });
+        ranges
+    }
+
+    /// The first address, and how far the last one is from it: what a check needs.
     fn pack(self) -> u64 {
-        u64::from(self.mask) << 32 | u64::from(self.address)
+        u64::from(self.last.wrapping_sub(self.first)) << 32 | u64::from(self.first)
     }
 
     #[inline(always)]
     fn unpack(word: u64) -> Selector {
-        Selector { address: word as u32, mask: (word >> 32) as u32 }
+        Selector { first: word as u32, last: (word as u32).wrapping_add((word >> 32) as u32) }
+    }
+
+    /// As [`Selector::covers`], of a packed one.
+    #[inline(always)]
+    fn packed_covers(word: u64, address: u32) -> bool {
+        address.wrapping_sub(word as u32) <= (word >> 32) as u32
     }
 }
 
-/// One tunnel. The first cache line is hot; the head's tag is a generation.
+/// One tunnel, or one more child of a tunnel: an SA pair with selectors of its own. The first cache line is hot; the head's tag
+/// is a generation. Name and selectors never change while the slot is live: who needs others takes another slot. What changes
+/// in place does so by one store each.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Tunnel {
@@ -72,10 +107,14 @@ pub struct Tunnel {
     pub(crate) peer: AtomicU32,
     /// One bit for each worker that has an SA of its own in `outbound_of_worker`.
     pub(crate) worker_mask: AtomicU32,
-    pub(crate) spare: u32,
+    /// The slot of the tunnel's next child, to be asked where the selectors of this one do not cover a packet.
+    pub(crate) next: AtomicU32,
     /// The first selector of each side once more, local and remote: most tunnels need no other line.
     pub(crate) first: [AtomicU64; 2],
-    pub(crate) spare_word: u64,
+    /// The slot that routes to the tunnel lead to: this one, unless it is a further child of that one.
+    pub(crate) group: AtomicU32,
+    /// The slot by whose number the twins' thread knows the tunnel's interface.
+    pub(crate) device: AtomicU32,
     pub(crate) local: [AtomicU64; MAX_SELECTORS],
     pub(crate) remote: [AtomicU64; MAX_SELECTORS],
     pub(crate) interface: [AtomicU64; 2],
@@ -91,14 +130,14 @@ const _: () = assert!(
         && std::mem::offset_of!(Tunnel, outbound_of_worker) == 448
 );
 
-/// What a tunnel is installed with; everything but the name may change while it is live.
+/// What a tunnel is installed with. Inner MTU, interface and peer may change while it is live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelSpec {
     /// Its name, at most [`MAX_NAME`] octets: by it a restarted control finds it again.
     pub name: String,
-    /// Inner addresses on this side; at most [`MAX_SELECTORS`].
+    /// Inner addresses on this side; 1 to [`MAX_SELECTORS`] ranges.
     pub local: Vec<Selector>,
-    /// Inner addresses on the peer's side; at most [`MAX_SELECTORS`].
+    /// Inner addresses on the peer's side; 1 to [`MAX_SELECTORS`] ranges.
     pub remote: Vec<Selector>,
     /// Largest inner IPv4 packet, in octets.
     pub inner_mtu: u16,
@@ -183,6 +222,23 @@ impl Tunnel {
         self.peer.load(Ordering::Relaxed)
     }
 
+    /// The slot of the tunnel's next child, where there is one.
+    #[inline(always)]
+    pub fn next(&self) -> Option<u32> {
+        some(&self.next)
+    }
+
+    /// The slot that routes to the tunnel lead to: by it a tunnel with several children is known as one.
+    #[inline(always)]
+    pub fn group(&self) -> u32 {
+        self.group.load(Ordering::Acquire)
+    }
+
+    /// The slot by whose number the twins' thread knows the tunnel's interface.
+    pub fn device(&self) -> u32 {
+        self.device.load(Ordering::Acquire)
+    }
+
     /// The life of the slot.
     pub fn head(&self) -> &SlotHead {
         &self.head
@@ -204,31 +260,29 @@ impl Tunnel {
 
     #[inline(always)]
     fn first_covers(&self, side: usize, address: u32) -> bool {
-        Selector::unpack(self.first[side].load(Ordering::Relaxed) ^ Selector::NOTHING).covers(address)
+        Selector::packed_covers(self.first[side].load(Ordering::Relaxed), address)
     }
 
     #[inline(never)]
     fn covers_local(&self, address: u32) -> bool {
-        let count = self.counts.load(Ordering::Acquire) as usize & 0xff;
+        let count = self.counts.load(Ordering::Relaxed) as usize & 0xff;
         self.local
             .iter()
             .take(count)
-            .any(|word| Selector::unpack(word.load(Ordering::Relaxed)).covers(address))
+            .any(|word| Selector::packed_covers(word.load(Ordering::Relaxed), address))
     }
 
     #[inline(never)]
     fn covers_remote(&self, address: u32) -> bool {
-        let count = self.counts.load(Ordering::Acquire) as usize >> 8;
+        let count = self.counts.load(Ordering::Relaxed) as usize >> 8;
         self.remote
             .iter()
             .take(count)
-            .any(|word| Selector::unpack(word.load(Ordering::Relaxed)).covers(address))
+            .any(|word| Selector::packed_covers(word.load(Ordering::Relaxed), address))
     }
 
-    /// Control side: the values that may change while the tunnel is live.
-    pub(crate) fn set(&self, spec: &TunnelSpec) {
-        self.counts.store(0, Ordering::Release);
-        self.first.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    /// Control side, while the slot is being filled: what stays as it is for as long as the slot is live.
+    pub(crate) fn fill(&self, spec: &TunnelSpec) {
         let fill = |words: &[AtomicU64], selectors: &[Selector]| {
             words
                 .iter()
@@ -237,8 +291,17 @@ impl Tunnel {
             selectors.len().min(MAX_SELECTORS) as u32
         };
         let counts = fill(&self.local, &spec.local) | fill(&self.remote, &spec.remote) << 8;
+        self.counts.store(counts, Ordering::Relaxed);
+        for (word, selectors) in self.first.iter().zip([&spec.local, &spec.remote]) {
+            word.store(selectors.first().map_or(0, |selector| selector.pack()), Ordering::Relaxed);
+        }
+        self.change(spec);
+    }
+
+    /// Control side: what may change while the tunnel is live, each by one store. The interface's name is two words: it is read
+    /// by the twins' thread alone, which looks again where there is no interface of that name.
+    pub(crate) fn change(&self, spec: &TunnelSpec) {
         self.inner_mtu.store(u32::from(spec.inner_mtu), Ordering::Relaxed);
-        self.has_interface.store(u32::from(!spec.interface.is_empty()), Ordering::Relaxed);
         let mut name = [0; 16];
         let octets = spec.interface.as_bytes();
         name[..octets.len().min(MAX_INTERFACE)].copy_from_slice(&octets[..octets.len().min(MAX_INTERFACE)]);
@@ -248,12 +311,8 @@ impl Tunnel {
                 Ordering::Relaxed,
             );
         });
-        self.peer.store(spec.peer, Ordering::Relaxed);
-        self.counts.store(counts, Ordering::Release);
-        for (word, selectors) in self.first.iter().zip([&spec.local, &spec.remote]) {
-            let first = selectors.first().map_or(0, |selector| selector.pack() ^ Selector::NOTHING);
-            word.store(first, Ordering::Release);
-        }
+        self.has_interface.store(u32::from(!spec.interface.is_empty()), Ordering::Release);
+        self.peer.store(spec.peer, Ordering::Release);
     }
 
     /// The values as they stand.
@@ -284,4 +343,40 @@ impl Tunnel {
 fn some(word: &AtomicU32) -> Option<u32> {
     let slot = word.load(Ordering::Acquire);
     (slot != crate::NONE).then_some(slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_their_addresses_and_no_other() {
+        let some = [0, 1, 9, 10, 11, 0x7fff_ffff, 0x8000_0000, u32::MAX - 1, u32::MAX];
+        for first in some {
+            for last in some.into_iter().filter(|last| *last >= first) {
+                let range = Selector { first, last };
+                assert_eq!(Selector::unpack(range.pack()), range);
+                for address in some {
+                    let inside = first <= address && address <= last;
+                    assert_eq!(range.covers(address), inside, "{range:?} {address}");
+                    assert_eq!(Selector::packed_covers(range.pack(), address), inside, "{range:?} {address}");
+                }
+            }
+        }
+        assert_eq!(Selector::prefix(0x0a01_0203, 24), Selector { first: 0x0a01_0200, last: 0x0a01_02ff });
+        assert_eq!(Selector::prefix(7, 0), Selector::ANY);
+    }
+
+    #[test]
+    fn what_touches_or_overlaps_becomes_one_range() {
+        let range = |(first, last)| Selector { first, last };
+        let merged = |all: &[(u32, u32)]| -> Vec<(u32, u32)> {
+            let ranges = Selector::merged(all.iter().copied().map(range));
+            ranges.into_iter().map(|range| (range.first, range.last)).collect()
+        };
+        assert_eq!(merged(&[(10, 19), (20, 29), (0, 4), (6, 8), (7, 7)]), [(0, 4), (6, 8), (10, 29)]);
+        assert_eq!(merged(&[(0, u32::MAX), (5, 6), (u32::MAX, u32::MAX)]), [(0, u32::MAX)]);
+        assert_eq!(merged(&[(5, 50), (10, 20), (30, 60)]), [(5, 60)]);
+        assert_eq!(merged(&[]), []);
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::NONE;
 use crate::adjacency::{Adjacency, PortEntry, RETIRING, Unresolved};
@@ -17,7 +17,9 @@ use crate::segment::{Kind, RegionError, Segment};
 use crate::slot::{SlotHead, SlotState};
 use crate::state::StateView;
 use crate::tables::TablesMap;
-use crate::tunnel::{MAX_INTERFACE, MAX_NAME, MAX_SELECTORS, Tunnel, TunnelSpec, WORKER_SAS};
+use crate::tunnel::{
+    MAX_CHILDREN, MAX_INTERFACE, MAX_NAME, MAX_SELECTORS, Selector, Tunnel, TunnelSpec, WORKER_SAS,
+};
 
 /// How far from its natural slot a fixed SPI may stand.
 pub const MAX_PROBE: u32 = 64;
@@ -44,9 +46,15 @@ pub enum TableFull {
     Routes(#[from] FibFull),
     /// The tunnel has more selectors or a longer name than fit.
     #[error(
-        "tunnel {0}: at most {MAX_SELECTORS} prefixes on each side, {MAX_NAME} octets of name, and 15 of interface"
+        "tunnel {0}: 1 to {MAX_SELECTORS} ranges on each side, at most {MAX_NAME} octets of name, and 15 of interface"
     )]
     Tunnel(String),
+    /// The slot is live, and stays with its selectors.
+    #[error("tunnel {0}: its slot has other selectors, which stay as they are: it needs another slot")]
+    Selectors(String),
+    /// The tunnel has as many children as it may.
+    #[error("tunnel {0}: it has {MAX_CHILDREN} children besides the first, and takes no more")]
+    Children(String),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -126,7 +134,7 @@ impl TablesWriter {
                 SlotState::Live => {}
             }
         }
-        for slot in (0..self.map.capacity.tunnels).rev() {
+        for slot in (0..self.map.capacity.tunnel_slots() as u32).rev() {
             let (state, tag) = self.map.tunnel(slot).head.get();
             self.generation = self.generation.max(tag);
             match state {
@@ -198,7 +206,10 @@ impl TablesWriter {
         tunnel.outbound.store(NONE, Ordering::Relaxed);
         tunnel.clear_outbound_of_workers();
         tunnel.adjacency.store(NONE, Ordering::Relaxed);
-        tunnel.set(spec);
+        tunnel.next.store(NONE, Ordering::Relaxed);
+        tunnel.group.store(slot, Ordering::Relaxed);
+        tunnel.device.store(slot, Ordering::Relaxed);
+        tunnel.fill(spec);
         let mut name = [0; MAX_NAME + 1];
         name[..spec.name.len()].copy_from_slice(spec.name.as_bytes());
         let at = self.map.layout.tunnels
@@ -212,17 +223,57 @@ impl TablesWriter {
         Ok(slot)
     }
 
-    /// Changes a live tunnel in place, all but its name. Nothing is touched where nothing differs.
+    /// Changes what may change of a live tunnel: inner MTU, interface and peer, each by one store.
     ///
     /// # Errors
-    /// [`TableFull::Tunnel`].
+    /// [`TableFull::Tunnel`], and [`TableFull::Selectors`] where the selectors are others: nothing was changed then.
     pub fn update_tunnel(&mut self, slot: u32, spec: &TunnelSpec) -> Result<(), TableFull> {
         check_tunnel(spec)?;
-        let tunnel = self.map.tunnel(slot);
-        if tunnel.spec() != *spec {
-            tunnel.set(spec);
+        let (tunnel, now) = (self.map.tunnel(slot), self.map.tunnel(slot).spec());
+        if (&now.name, &now.local, &now.remote) != (&spec.name, &spec.local, &spec.remote) {
+            return Err(TableFull::Selectors(spec.name.clone()));
+        }
+        if now != *spec {
+            tunnel.change(spec);
         }
         Ok(())
+    }
+
+    /// Makes `children` the further slots of the tunnel in slot `group`, in this order: a packet takes the first that covers
+    /// it and has an SA. A slot that is left out goes on serving who holds it; retire it, or make it a tunnel of its own.
+    /// A worker that is on its way from slot to slot meanwhile sees each that stays.
+    pub fn link_tunnel(&mut self, group: u32, children: &[u32]) {
+        let device = self.map.tunnel(group).device();
+        let mut next = NONE;
+        for slot in children.iter().take(MAX_CHILDREN).rev() {
+            let child = self.map.tunnel(*slot);
+            child.device.store(device, Ordering::Release);
+            child.group.store(group, Ordering::Release);
+            child.next.store(next, Ordering::Release);
+            next = *slot;
+        }
+        self.map.tunnel(group).next.store(next, Ordering::Release);
+    }
+
+    /// Keeps the number by which the twins' thread knows an interface, where its tunnel goes on in another slot. The slot of
+    /// that number must stay live, with `slot` as its group.
+    pub fn set_tunnel_device(&mut self, slot: u32, device: u32) {
+        self.map.tunnel(slot).device.store(device, Ordering::Release);
+    }
+
+    /// Judges an SA by the selectors of another slot: for keys of a file, whose selectors are the file's.
+    pub fn move_outbound(&mut self, sa: u32, tunnel: u32) {
+        self.map.outbound(sa).tunnel.store(tunnel, Ordering::Release);
+    }
+
+    /// As [`TablesWriter::move_outbound`], of an inbound SA.
+    pub fn move_inbound(&mut self, sa: u32, tunnel: u32) {
+        self.map.inbound(sa).tunnel.store(tunnel, Ordering::Release);
+    }
+
+    /// The tunnel in `slot`, as the data plane sees it.
+    pub fn tunnel(&self, slot: u32) -> &Tunnel {
+        self.map.tunnel(slot)
     }
 
     /// Which SA seals now, for all workers without one of their own; `None` stops the tunnel, for those too (packets are
@@ -272,7 +323,7 @@ impl TablesWriter {
                 spec.hard_limit.min(u64::from(u32::MAX))
             }),
             epoch: state.epoch(),
-            tunnel: spec.tunnel,
+            tunnel: AtomicU32::new(spec.tunnel),
             flags: (u8::from(spec.esn) * ESN) | (u8::from(spec.udp) * UDP),
             soft_log2: spec.soft_log2,
             dont_fragment: spec.dont_fragment as u8,
@@ -360,7 +411,7 @@ impl TablesWriter {
             head: SlotHead::filling(),
             base: AtomicU64::new(state.inbound(slot).top()),
             epoch: state.epoch(),
-            tunnel: spec.tunnel,
+            tunnel: AtomicU32::new(spec.tunnel),
             window: spec.window.clamp(crate::replay::MIN_WINDOW, self.map.capacity.replay_window),
             flags: u8::from(spec.esn) * ESN,
             reserved: [0; 3],
@@ -528,9 +579,12 @@ impl FreeList {
 const UNUSED: u64 = u64::MAX >> 8;
 
 fn check_tunnel(spec: &TunnelSpec) -> Result<(), TableFull> {
-    let fits = spec.local.len() <= MAX_SELECTORS
-        && spec.remote.len() <= MAX_SELECTORS
-        && spec.name.len() <= MAX_NAME;
-    let fits = fits && spec.interface.len() <= MAX_INTERFACE;
+    let some = |ranges: &[Selector]| {
+        (1..=MAX_SELECTORS).contains(&ranges.len()) && ranges.iter().all(|range| range.first <= range.last)
+    };
+    let fits = some(&spec.local)
+        && some(&spec.remote)
+        && spec.name.len() <= MAX_NAME
+        && spec.interface.len() <= MAX_INTERFACE;
     fits.then_some(()).ok_or_else(|| TableFull::Tunnel(spec.name.clone()))
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use penstock_tables::TableFull;
 use penstock_tables::segment::Kind;
@@ -35,7 +36,7 @@ fn outbound(tunnel: u32, spi: u32, octet: u8, last_used: u64) -> OutboundSpec {
 }
 
 fn tunnel(name: &str) -> TunnelSpec {
-    let selector = |address, len| Selector { address, mask: Prefix::mask_of(len) };
+    let selector = Selector::prefix;
     TunnelSpec {
         name: name.into(),
         local: vec![selector(0x0a01_0000, 16)],
@@ -116,6 +117,75 @@ fn a_worker_seals_with_its_own_sa_where_it_has_one_and_with_the_shared_one_other
     writer.switch_outbound_of_worker(slot, 0, Some(own));
     writer.switch_outbound(slot, None);
     assert_eq!((used(0), used(1)), (None, None), "a stopped tunnel is stopped for every worker");
+}
+
+/// A reader asks again and again whether a tunnel covers a packet, while the writer works on it. Returns how often it did not.
+fn refused_during(tables: &TablesView, slot: u32, work: impl FnOnce()) -> u64 {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut asked, mut refused) = (0u64, 0);
+            while !over.load(Ordering::Relaxed) || asked < 1000 {
+                let tunnel = tables.tunnel(slot).expect("live");
+                let covers = tunnel.covers_outbound(0x0a01_0102, 0x0a03_0004)
+                    && tunnel.covers_inbound(0x0a02_0304, 0x0a01_0102);
+                (asked, refused) = (asked + 1, refused + u64::from(!covers));
+            }
+            refused
+        });
+        work();
+        over.store(true, Ordering::Relaxed);
+        reader.join().expect("the reader")
+    })
+}
+
+#[test]
+fn a_live_tunnel_that_is_changed_covers_the_same_throughout() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut writer, _owner, tables, _state) = pair(directory.path());
+    let slot = writer.add_tunnel(&tunnel("frankfurt")).unwrap();
+    let refused = refused_during(&tables, slot, || {
+        for step in 0..200_000u32 {
+            let spec = TunnelSpec { inner_mtu: 1400 + (step % 2) as u16, ..tunnel("frankfurt") };
+            writer.update_tunnel(slot, &spec).unwrap();
+        }
+    });
+    assert_eq!(refused, 0, "packets that the tunnel covers");
+    let moved = TunnelSpec { inner_mtu: 1300, interface: "tun7".into(), peer: 7, ..tunnel("frankfurt") };
+    writer.update_tunnel(slot, &moved).unwrap();
+    assert_eq!(tables.tunnel(slot).unwrap().spec(), moved);
+}
+
+#[test]
+fn selectors_of_a_live_slot_stay_and_children_are_linked_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut writer, owner, tables, state) = pair(directory.path());
+    let slot = writer.add_tunnel(&tunnel("a")).unwrap();
+    let other = TunnelSpec { remote: vec![Selector { first: 5, last: 9 }], ..tunnel("a") };
+    assert!(matches!(writer.update_tunnel(slot, &other), Err(TableFull::Selectors(_))));
+    let none = TunnelSpec { remote: vec![], ..tunnel("a") };
+    let turned = TunnelSpec { remote: vec![Selector { first: 9, last: 5 }], ..tunnel("a") };
+    assert!([none, turned].iter().all(|spec| matches!(writer.add_tunnel(spec), Err(TableFull::Tunnel(_)))));
+    let chain = |from: u32| {
+        let next = |slot: &u32| tables.tunnel(*slot).unwrap().next();
+        std::iter::successors(Some(from), next).skip(1).collect::<Vec<_>>()
+    };
+    let children: Vec<u32> = (0..3).map(|_| writer.add_tunnel(&other).unwrap()).collect();
+    assert_eq!(chain(slot), []);
+    writer.link_tunnel(slot, &children);
+    assert_eq!(chain(slot), children);
+    writer.link_tunnel(slot, &[children[0], children[2]]);
+    assert_eq!(chain(slot), [children[0], children[2]]);
+    assert_eq!(chain(children[1]), [children[2]], "who stands there goes on");
+    let of = |slot: u32| (tables.tunnel(slot).unwrap().group(), tables.tunnel(slot).unwrap().device());
+    assert_eq!([of(slot), of(children[2])], [(slot, slot); 2]);
+    // What is taken out serves those who were led there, until they have passed.
+    writer.retire_tunnel(children[1]);
+    assert!(tables.tunnel(children[1]).is_some());
+    while writer.reclaim(Some(&state)) > 0 {
+        step(&owner);
+    }
+    assert!(tables.tunnel(children[1]).is_none());
 }
 
 #[test]

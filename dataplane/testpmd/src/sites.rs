@@ -166,7 +166,7 @@ impl Site {
     }
 
     fn add_tunnel(&mut self, number: u32) -> Result<u32, Failure> {
-        let any = Selector::default();
+        let any = Selector::ANY;
         let spec = TunnelSpec {
             name: format!("t{number}"),
             local: vec![any],

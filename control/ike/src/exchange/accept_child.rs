@@ -9,10 +9,23 @@ use crate::crypto::choice::{answer_esp, choose_esp};
 use crate::crypto::difference::explain_esp;
 use crate::crypto::ke::SharedSecret;
 use crate::crypto::{EspChoice, Method};
-use crate::message::{Header, KeyExchangeData, Notify, NotifyType, Payload, Protocol};
+use crate::message::{
+    Header, KeyExchangeData, Notify, NotifyType, Payload, Protocol, TrafficSelector, ranges,
+};
 use crate::output::EventKind;
 use crate::reason::{Failure, Reason};
 use crate::sa::{Ctx, IkeSa, State};
+
+/// Why an SA cannot have these selectors: more ranges than there is room for are never made fewer by taking wider ones.
+pub(super) fn too_many(
+    local: &[TrafficSelector],
+    remote: &[TrafficSelector],
+    most: usize,
+) -> Option<Failure> {
+    let most_of_both = ranges(local).max(ranges(remote));
+    let text = || format!("{} to {}: {most_of_both} ranges, at most {most}", list(local), list(remote));
+    (most_of_both > most).then(|| Failure::new(Reason::SelectorsTooMany, text()))
+}
 
 /// A child that we agreed to: payloads of the answer, and its inbound SPI.
 pub(crate) struct AcceptedChild {
@@ -93,6 +106,9 @@ impl IkeSa {
             let text = format!("peer offers {} to {}, we allow {ours}", list(ts_r), list(ts_i));
             return refuse(NotifyType::TsUnacceptable, Failure::new(Reason::SelectorsMismatch, text));
         };
+        if let Some(failure) = too_many(&local_ts, &remote_ts, ctx.settings.ranges) {
+            return refuse(NotifyType::TsUnacceptable, failure);
+        }
         let group = p.ke().and_then(|k| Method::from_id(k.method));
         let chosen = match own_keys {
             true => answer_esp(&config.esp, offer, group),

@@ -2,6 +2,7 @@
 //! agreed to. Enters: a task, or the answer. Leaves: an installed child SA, make before break. Those that the peer asks for:
 //! `accept_child`. RFC 7296 sections 1.3.1, 1.3.3, 2.8, 2.8.1, 2.9 and 2.25.1.
 
+use super::accept_child::too_many;
 use super::{ChildOffer, Payloads, Request, Task, What, lower, nonce, refusal};
 use crate::child::{Child, ChildState, list, soft_limit};
 use crate::config::{ChildConfig, Start};
@@ -232,7 +233,7 @@ impl IkeSa {
     pub fn finish_child(&mut self, ctx: &mut Ctx<'_>, offer: ChildOffer, p: &Payloads<'_>, own_keys: bool) {
         let (name, spi_in) = (offer.config.name.clone(), offer.spi_in);
         let (replaces, superseded) = (offer.replaces, offer.superseded);
-        match self.read_child_response(offer, p, own_keys) {
+        match self.read_child_response(offer, p, own_keys, ctx.settings.ranges) {
             Ok(agreed) => {
                 let nonce = agreed.nonce.clone();
                 self.install_child(ctx, agreed);
@@ -247,6 +248,9 @@ impl IkeSa {
                 // if the answer was malformed; a refusal needs none.
                 if failure.reason == Reason::MalformedMessage {
                     return self.fail(ctx, failure);
+                }
+                if failure.reason == Reason::SelectorsTooMany {
+                    self.queue(Task::new(ctx.now.at, What::DisownChild(spi_in)));
                 }
                 if let Some(old) = self.children.iter_mut().find(|c| Some(c.spi_in) == replaces) {
                     old.state = ChildState::Live;
@@ -264,6 +268,7 @@ impl IkeSa {
         offer: ChildOffer,
         p: &Payloads<'_>,
         own_keys: bool,
+        most: usize,
     ) -> Result<Agreed, Failure> {
         if let (Some(n), None) = (p.error(), p.sa()) {
             return Err(refusal(n, true));
@@ -281,6 +286,9 @@ impl IkeSa {
             || !is_subset(remote_ts, &offer.remote_ts)
         {
             return Err(malformed("the peer widened the traffic selectors"));
+        }
+        if let Some(failure) = too_many(local_ts, remote_ts, most) {
+            return Err(failure);
         }
         let (nonce_i, nonce_r) = match own_keys {
             true => {

@@ -17,7 +17,8 @@ use crate::config::ChildConfig;
 use crate::crypto::EspProposal;
 use crate::crypto::ke::Exchange;
 use crate::message::{
-    ExchangeType, Identification, KeyExchangeData, Notify, NotifyType, Payload, Proposal, TrafficSelector,
+    ExchangeType, Identification, KeyExchangeData, Notify, NotifyType, Payload, Proposal, Protocol,
+    TrafficSelector,
 };
 use crate::reason::{Failure, Reason};
 use crate::sa::{Ctx, IkeSa, State};
@@ -90,6 +91,8 @@ pub(crate) enum What {
     CreateChild(Arc<str>, Option<u32>),
     RekeyChild(u32),
     DeleteChild(u32),
+    /// Tells the peer that we do not take what it agreed to, by the inbound SPI that we offered.
+    DisownChild(u32),
     RekeyIke,
     DeleteIke(Reason),
     /// A new IKE SA, since a rekey was refused.
@@ -157,6 +160,16 @@ impl IkeSa {
                 What::CreateChild(name, resource) => self.create_child(ctx, &name, resource),
                 What::RekeyChild(spi_in) => self.rekey_child(ctx, spi_in),
                 What::DeleteChild(spi_in) => self.delete_children(ctx, spi_in),
+                What::DisownChild(spi_in) => {
+                    let (protocol, spis) = (Protocol::Esp, vec![spi_in.to_be_bytes().to_vec()]);
+                    let delete = [Payload::Delete { protocol, spis }];
+                    self.request(
+                        ctx,
+                        ExchangeType::Informational,
+                        &delete,
+                        Request::DeleteChildren(Vec::new()),
+                    );
+                }
                 What::RekeyIke => self.rekey_ike(ctx),
                 What::Probe => self.request(ctx, ExchangeType::Informational, &[], Request::Probe),
             }

@@ -14,7 +14,7 @@ pub use payload::{
     encode_chain, find_encrypted,
 };
 pub use proposal::{Proposal, Protocol, Transform, TransformType};
-pub use selectors::{TrafficSelector, intersect, is_subset};
+pub use selectors::{TrafficSelector, intersect, is_subset, ranges};
 
 /// Why a message or payload was not understood; what [`crate::Reason`] and the answer are made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

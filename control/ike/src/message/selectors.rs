@@ -189,6 +189,24 @@ pub fn is_subset(inner: &[TrafficSelector], outer: &[TrafficSelector]) -> bool {
     inner.iter().all(|i| outer.iter().any(|o| o.contains(i)))
 }
 
+/// Ranges of addresses in a list, those that touch or overlap taken as one.
+pub fn ranges(list: &[TrafficSelector]) -> usize {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => (false, u128::from(address.to_bits())),
+        IpAddr::V6(address) => (true, address.to_bits()),
+    };
+    let mut all: Vec<_> = list.iter().map(|one| (bits(one.start), bits(one.end))).collect();
+    all.sort_unstable();
+    let (mut count, mut last) = (0, None);
+    for (start, end) in all {
+        let joins = last
+            .is_some_and(|(family, at): (bool, u128)| family == start.0 && start.1 <= at.saturating_add(1));
+        count += usize::from(!joins);
+        last = if joins { last.max(Some(end)) } else { Some(end) };
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,5 +244,16 @@ mod tests {
         assert!(!is_subset(&[net("10.0.0.0/8")], &[net("10.1.0.0/16")]));
         assert_eq!(tcp.to_string(), "10.0.0.0/8[6:80]");
         assert_eq!(TrafficSelector::any_v6().to_string(), "::/0");
+    }
+
+    #[test]
+    fn ranges_that_touch_are_one() {
+        assert_eq!(ranges(&[net("10.1.0.0/24"), net("10.0.0.0/16"), net("10.1.1.0/24")]), 1);
+        assert_eq!(
+            ranges(&[net("10.3.0.0/24"), net("10.0.0.0/8"), net("10.3.1.0/24"), net("11.0.1.0/24")]),
+            2
+        );
+        assert_eq!(ranges(&[net("::/0"), TrafficSelector::any_v4(), net("1.0.0.0/8")]), 2);
+        assert_eq!(ranges(&[]), 0);
     }
 }
