@@ -1,4 +1,4 @@
-//! Penstock's data plane: a burst enters by a port, goes through `path::run`, and leaves by a port.
+//! Penstock's data plane: a burst enters by a port, goes through [`path::Worker::run`], and leaves by ports or twins.
 
 pub mod crypto;
 pub mod dpdk;
