@@ -210,8 +210,9 @@ impl Live {
                 _ => outbound.extend(child.outbound.take().map(|sa| sa.slot)),
             }
         }
-        let alone = self.inbound.extract_if(.., |_, sa| !paired.contains(&sa.tunnel));
-        inbound.extend(alone.map(|(_, sa)| sa.slot));
+        let alone = self.inbound.values().filter(|sa| !paired.contains(&sa.tunnel));
+        inbound.extend(alone.map(|sa| sa.slot));
+        self.inbound.retain(|_, sa| paired.contains(&sa.tunnel));
         if paired.is_empty() {
             self.negotiated = None;
         }

@@ -143,9 +143,7 @@ impl Tunnels {
             return Err(TableFull::Tunnels(most).into());
         }
         let slot = live.child_for(tables, local, remote)?;
-        if !self.by_slot.contains_key(&slot) {
-            self.by_slot.insert(slot, name.into());
-        }
+        self.by_slot.entry(slot).or_insert_with(|| name.into());
         Ok(slot)
     }
 }
