@@ -4,7 +4,7 @@
 use penstock_suite::esp::Sa;
 use penstock_suite::memory::*;
 use penstock_suite::packets::*;
-use penstock_tables::events::Event;
+use penstock_tables::events::{Event, Source};
 use penstock_tables::{Note, Verdict};
 
 const OPENED: &[(Verdict, u64)] = &[(Verdict::Sent, 1)];
@@ -191,14 +191,92 @@ fn extended_numbers_cross_the_boundary() {
         site.peer_sends(number, &inner.octets());
         site.gateway.run().dropped(Verdict::Replayed, 1);
     }
-    // Left of the window, the low half means the next 2^32: another nonce, a wrong tag.
+    // Left of the window, the low half means the next 2^32; the tag says which.
     site.peer_sends(boundary - 60, &inner.octets());
-    site.gateway.run().dropped(Verdict::AuthFailed, 1);
+    site.gateway.run().dropped(Verdict::TooOld, 1);
     // And the next boundary, as far as the window can follow.
     for number in [boundary + (1 << 31), 2 * boundary - 1, 2 * boundary, 2 * boundary + 1] {
         site.peer_sends(number, &inner.octets());
         delivers(&mut site, &inner);
     }
+}
+
+#[test]
+fn old_packets_with_extended_numbers_are_told_from_forged_ones_at_a_bounded_cost() {
+    let mut site = joined();
+    let inner = between(2, 1, 80).octets();
+    for number in 1..=200 {
+        site.peer_sends(number, &inner);
+        site.gateway.run().expect(OPENED, ONE_OPENED);
+    }
+    site.peer_sends(7, &inner);
+    site.gateway.run().dropped(Verdict::TooOld, 1);
+    let mut forged = site.from_peer.seal(8, &inner);
+    *forged.last_mut().unwrap() ^= 1;
+    site.peer_sends_esp(&forged);
+    site.gateway.run().dropped(Verdict::AuthFailed, 1);
+    // Longer than what is looked at twice, and more than are in one burst.
+    site.peer_sends(9, &between(2, 1, 2100).octets());
+    site.gateway.run().dropped(Verdict::AuthFailed, 1);
+    (10..20).for_each(|number| site.peer_sends(number, &inner));
+    site.gateway.run().expect(&[(Verdict::TooOld, 4), (Verdict::AuthFailed, 6)], &[]);
+    // What lies ahead is taken, however far.
+    site.peer_sends((1 << 32) + 100, &inner);
+    site.gateway.run().expect(OPENED, ONE_OPENED);
+    site.peer_sends((1 << 32) + 20, &inner);
+    site.gateway.run().dropped(Verdict::TooOld, 1);
+}
+
+#[test]
+fn an_authentic_packet_from_elsewhere_is_told_and_no_other() {
+    let mut site = joined_with(Site::new(1), 2, Limits::default(), |sa| Sa { udp: true, ..sa });
+    let (inner, at) = (between(2, 1, 80).octets(), |port| Source { address: public(2), port });
+    let told = |outcome: Outcome| -> Vec<Source> {
+        let events = outcome.events.into_iter();
+        let moved = events.filter_map(|event| match event {
+            Event::PeerMoved { spi, source } if spi == sa_between(2, 1).spi => Some(source),
+            _ => None,
+        });
+        moved.collect()
+    };
+    let from = |site: &mut Joined, esp: &[u8], port: u16| {
+        let packet = Packet::udp((public(2), port), (public(1), 4500), esp);
+        site.gateway.from_internet(&packet.octets());
+        site.gateway.worker.state.events(0).allow_repeat();
+        told(site.gateway.run())
+    };
+    // Nobody asks.
+    let esp = site.from_peer.seal(1, &inner);
+    assert_eq!(from(&mut site, &esp, 61_000), []);
+    site.gateway.writer.expect_from(site.inbound, Some(at(4500)));
+    let seal = |number| sa_between(2, 1).seal(number, &inner);
+    assert_eq!(from(&mut site, &seal(2), 4500), []);
+    assert_eq!(from(&mut site, &seal(3), 61_000), [at(61_000)]);
+    // As often as it comes, until control has followed.
+    assert_eq!(from(&mut site, &seal(4), 61_000), [at(61_000)]);
+    site.gateway.writer.expect_from(site.inbound, Some(at(61_000)));
+    assert_eq!(from(&mut site, &seal(6), 61_000), []);
+    // Replayed, held back on the way, forged, of another SA, not allowed inside: by nobody who is the peer now.
+    assert_eq!(from(&mut site, &seal(6), 61_002), []);
+    assert_eq!(from(&mut site, &seal(5), 61_002), []);
+    let mut forged = seal(7);
+    *forged.last_mut().unwrap() ^= 1;
+    assert_eq!(from(&mut site, &forged, 61_002), []);
+    assert_eq!(from(&mut site, &sa_between(3, 1).seal(8, &inner), 61_002), []);
+    let foreign = sa_between(2, 1).seal(9, &between(7, 1, 80).octets());
+    assert_eq!(from(&mut site, &foreign, 61_002), []);
+    // A burst in which forged ones stand on both sides of the one that is right.
+    for (number, port, wrong) in [(11, 61_002, true), (10, 61_003, false), (12, 61_002, true)] {
+        let mut esp = seal(number);
+        *esp.last_mut().unwrap() ^= u8::from(wrong);
+        let packet = Packet::udp((public(2), port), (public(1), 4500), &esp);
+        site.gateway.from_internet(&packet.octets());
+    }
+    assert_eq!(told(site.gateway.run()), [at(61_003)]);
+    // Plain ESP has no port to be followed (RFC 3948 section 2.1).
+    let plain = Packet { payload: seal(13), ..Packet::new(public(9), public(1), 50, 20) };
+    site.gateway.from_internet(&plain.octets());
+    assert_eq!(told(site.gateway.run()), []);
 }
 
 #[test]

@@ -121,7 +121,6 @@ fn outcome_with(verdict: Verdict) -> (Outcome, TunnelDrops) {
         Verdict::UnknownSpi => site.peer_sends_esp(&sa_between(3, 1).seal(1, &back)),
         Verdict::Replayed => (0..2).for_each(|_| site.peer_sends(1, &back)),
         Verdict::TooOld => {
-            // With ESN a number left of the window means the next 2^32 (RFC 4303 A2.2): a wrong tag, then.
             site = joined_with(Site::new(1), 2, Limits::default(), |sa| Sa { esn: false, ..sa });
             site.peer_sends(65, &back);
             site.gateway.run().expect(&[(Verdict::Sent, 1)], &[(Note::Opened, 1)]);

@@ -43,7 +43,7 @@ impl Gateway {
             }
             Request::Initiate { tunnel } => self.initiate(tunnel),
             Request::Terminate { tunnel, ike } => self.terminate(tunnel, *ike),
-            Request::Why { tunnel } => self.why(tunnel),
+            Request::Why { tunnel } => self.with_losses(tunnel, self.why(tunnel)),
             Request::Log { tunnel } => self.log_of(tunnel),
             Request::Ike { tunnel } => self.ike_sas(tunnel.as_deref()),
             Request::RekeyAll { force } => self.rekey_all(*force),

@@ -1,8 +1,8 @@
 //! What workers tell control: their event rings enter, each hint once leaves. Hints are repeated while their cause lasts, so
 //! one that is lost comes again.
 
-use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use penstock_tables::StateView;
 use penstock_tables::events::{Event, EventReader};
@@ -23,6 +23,8 @@ pub struct News {
     pub tunnels: HashSet<u32>,
     /// Slots of outbound SAs that near the end of what was granted to them.
     pub soft: HashSet<u32>,
+    /// Where the newest authentic packet of an inbound SA came from, by SPI.
+    pub moved: BTreeMap<u32, SocketAddr>,
 }
 
 impl Events {
@@ -48,6 +50,10 @@ impl Events {
                 Event::SoftLimit { outbound } => {
                     news.soft.insert(outbound);
                 }
+                Event::PeerMoved { spi, source } => {
+                    let address = Ipv4Addr::from_bits(source.address);
+                    news.moved.insert(spi, SocketAddr::from((address, source.port)));
+                }
             });
         }
         news
@@ -56,6 +62,7 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use penstock_tables::events::Source;
     use penstock_tables::{Capacity, StateOwner};
 
     use super::*;
@@ -72,10 +79,13 @@ mod tests {
             owner.events(worker).push(Event::NoNeighbour { port: 1, address: 0x0a00_0001 });
             owner.events(worker).push(Event::NoSa { tunnel: 3 });
             owner.events(worker).push(Event::SoftLimit { outbound: 3 });
+            let source = Source { address: 0xc000_0203, port: 61_001 };
+            owner.events(worker).push(Event::PeerMoved { spi: 0x1234_5678, source });
         }
         let news = events.drain(&view);
         assert_eq!(news.neighbours, [(1, Ipv4Addr::new(10, 0, 0, 1))].into());
         assert_eq!((news.tunnels, news.soft), ([3].into(), [3].into()));
+        assert_eq!(news.moved, [(0x1234_5678, "192.0.2.3:61001".parse().expect("an address"))].into());
         assert_eq!(events.drain(&view), News::default());
         assert_eq!(events.lost(), 0);
     }

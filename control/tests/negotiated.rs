@@ -12,6 +12,7 @@ use penstock_ike::crypto::{DirectionKey, EspChoice, EspCipher};
 use penstock_ike::message::TrafficSelector;
 use penstock_ike::{ChildSa, Encapsulation};
 use penstock_tables::Selector;
+use penstock_tables::events::Source;
 use zeroize::Zeroizing;
 
 const TEXT: &str = "
@@ -127,10 +128,30 @@ fn a_rekey_overlaps_and_can_be_taken_back_without_a_number_twice() {
 }
 
 #[test]
+fn a_peer_behind_a_nat_is_expected_where_it_is_and_others_are_not() {
+    let mut gateway = Gateway::new("192.0.2.2");
+    let udp = |follow| Some(Encapsulation { local_port: 4500, remote_port: 61_000, follow });
+    let mut sources = Vec::new();
+    for (number, encapsulation) in [(1, None), (2, udp(false)), (3, udp(true))] {
+        let spi_in = gateway.tables.allocate_spi().expect("room");
+        let sa = ChildSa { encapsulation, ..child_sa(spi_in, number) };
+        gateway.tunnels.install_inbound(&mut gateway.tables, &gateway.state, &sa).expect("installed");
+        let to = "198.51.100.9:61001".parse().expect("address");
+        let slot = spi_in & (gateway.tables.capacity().inbound_slots() as u32 - 1);
+        let before = gateway.tables.inbound_sa(slot).source();
+        gateway.tunnels.expect_from(&gateway.tables, ("t", spi_in), to);
+        sources.push((before, gateway.tables.inbound_sa(slot).source()));
+    }
+    let source = |address: [u8; 4], port| Source { address: u32::from_be_bytes(address), port }.pack();
+    let followed = (source([192, 0, 2, 2], 61_000), source([198, 51, 100, 9], 61_001));
+    assert_eq!(sources, [(0, 0), (0, 0), followed]);
+}
+
+#[test]
 fn a_peer_that_moves_gets_no_number_twice() {
     let mut gateway = Gateway::new("192.0.2.2");
     let mut sa = gateway.negotiate(1);
-    sa.encapsulation = Some(Encapsulation { local_port: 4500, remote_port: 61_000 });
+    sa.encapsulation = Some(Encapsulation { local_port: 4500, remote_port: 61_000, follow: true });
     gateway.switch(&sa);
     assert_eq!(gateway.template()[20..24], [0x11, 0x94, 0xee, 0x48]);
     let (spi, before) = gateway.seal(100).expect("an SA");

@@ -37,6 +37,9 @@ pub struct Encapsulation {
     pub local_port: u16,
     /// The peer's port, behind its NAT.
     pub remote_port: u16,
+    /// The peer is behind a NAT and we are not: authentic packets from elsewhere are followed
+    /// ([`crate::Endpoint::peer_moved`]).
+    pub follow: bool,
 }
 
 /// A child SA that has been negotiated, with its keys.

@@ -222,7 +222,21 @@ impl IkeSa {
         nat.then(|| Encapsulation {
             local_port: self.path.local.port(),
             remote_port: self.path.remote.port(),
+            follow: self.follows(),
         })
+    }
+
+    /// Whether the peer may move to another address: it is behind a NAT, and we are not (RFC 7296 section 2.23: a host
+    /// behind one would open itself to denial of service).
+    fn follows(&self) -> bool {
+        self.nat.1 && !self.nat.0
+    }
+
+    /// The newest authentic ESP packet came from `remote`.
+    pub fn on_moved_esp(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
+        if self.state == State::Up && self.path.encapsulated && self.follows() {
+            self.follow_peer(ctx, Path { remote, ..self.path });
+        }
     }
 
     pub fn event(
@@ -411,9 +425,7 @@ impl IkeSa {
     /// (RFC 7296 2.23). Before authentication the peer may move to port 4500 only.
     fn follow_peer(&mut self, ctx: &mut Ctx<'_>, path: Path) {
         if path == self.path
-            || (self.state == State::Up
-                && (self.nat.0 || !self.nat.1)
-                && path.remote.ip() != self.path.remote.ip())
+            || (self.state == State::Up && !self.follows() && path.remote.ip() != self.path.remote.ip())
         {
             return;
         }

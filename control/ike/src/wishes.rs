@@ -8,6 +8,7 @@ use crate::output::{Outputs, SpiSource};
 use crate::reason::Reason;
 use crate::sa::{IkeSa, State};
 use crate::time::Now;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,6 +214,22 @@ impl Endpoint {
                 sa.next_task(ctx);
             }
         });
+    }
+
+    /// The newest authentic packet of a child SA, in UDP, came from `remote`: the peer's NAT has another mapping, so IKE and
+    /// all its child SAs go there from now on (RFC 7296 section 2.23). False where no IKE SA is behind the child SA.
+    pub fn peer_moved(
+        &mut self,
+        now: Now,
+        spi_in: u32,
+        remote: SocketAddr,
+        spis: &mut dyn SpiSource,
+        out: &mut Outputs,
+    ) -> bool {
+        let owner = self.owners.get(&spi_in).copied().filter(|spi| self.sas.contains_key(spi));
+        let Some(spi) = owner else { return false };
+        self.with_sa(now, spi, spis, out, |sa, ctx| sa.on_moved_esp(ctx, remote));
+        true
     }
 
     /// Takes over a child SA that the data plane carries traffic on, after control has started anew: it is removed once a

@@ -225,7 +225,7 @@ fn nat_is_found_and_both_float_to_4500() {
     assert!(w.up() && w.agree());
     let sa = w.nodes[B].plane.inbound.values().next().unwrap();
     assert_eq!(sa.outer.1.to_string(), "198.51.100.7");
-    assert_eq!(sa.encapsulation, Some(Encapsulation { local_port: 4500, remote_port: 40001 }));
+    assert_eq!(sa.encapsulation, Some(Encapsulation { local_port: 4500, remote_port: 40001, follow: true }));
     assert!(w.nodes[A].events.iter().any(|e| e.kind == EventKind::NatFound));
     // The NAT forgets its mapping: the peer follows the next authentic request.
     w.nat[A] = Some("198.51.100.9:50000".parse().unwrap());
@@ -240,12 +240,69 @@ fn nat_is_found_and_both_float_to_4500() {
 }
 
 #[test]
+fn a_rebinding_is_followed_at_the_first_authentic_esp_packet() {
+    let mut w = World::new(3);
+    w.nat[A] = Some("198.51.100.7:40000".parse().unwrap());
+    let mut b = site(B);
+    b.remote = Remote::Network(net("0.0.0.0/0"));
+    w.configure(A, site(A));
+    w.configure(B, b);
+    w.initiate(A);
+    w.run(seconds(2));
+    assert!(w.up() && w.agree());
+    let moved =
+        |w: &World, n: usize| w.nodes[n].events.iter().filter(|e| e.kind == EventKind::PeerMoved).count();
+    let now_at: std::net::SocketAddr = "198.51.100.9:50001".parse().unwrap();
+    w.nat[A] = Some("198.51.100.9:50000".parse().unwrap());
+    let (ours, theirs) = (w.spis(B)[0], w.spis(A)[0]);
+    assert!(w.on(B, |e, now, p, out| e.peer_moved(now, ours, now_at, p, out)));
+    assert_eq!(moved(&w, B), 1);
+    // Told again before the data plane has followed: nothing moves.
+    assert!(w.on(B, |e, now, p, out| e.peer_moved(now, ours, now_at, p, out)));
+    assert_eq!(moved(&w, B), 1);
+    // IKE goes there at once: what B begins arrives, and no message of A was needed.
+    let spi = w.spis(B)[0];
+    w.on(B, |e, now, p, out| e.rekey_child(now, spi, p, out));
+    w.run(seconds(1));
+    assert!(w.nodes[B].events.iter().any(|e| e.kind == EventKind::ChildRekeyed));
+    let newest =
+        w.nodes[B].plane.inbound.values().map(|sa| (sa.outer.1, sa.encapsulation)).collect::<Vec<_>>();
+    let udp = Some(Encapsulation { local_port: 4500, remote_port: 50001, follow: true });
+    assert!(newest.contains(&(now_at.ip(), udp)), "{newest:?}");
+    // Who is behind a NAT himself follows nobody (RFC 7296 section 2.23); of an SA that nobody negotiated nothing is known.
+    let elsewhere = "203.0.113.1:4500".parse().unwrap();
+    w.on(A, |e, now, p, out| e.peer_moved(now, theirs, elsewhere, p, out));
+    assert_eq!(moved(&w, A), 0);
+    assert!(!w.on(B, |e, now, p, out| e.peer_moved(now, 0x9999_9999, elsewhere, p, out)));
+    w.run(seconds(5));
+    assert!(w.agree());
+}
+
+#[test]
+fn without_a_nat_nobody_is_followed_by_his_esp() {
+    for forced in [false, true] {
+        let mut w = established(|_, c| c.force_encapsulation = forced);
+        for n in [A, B] {
+            let spi = w.spis(n)[0];
+            let elsewhere = "203.0.113.1:4500".parse().unwrap();
+            w.on(n, |e, now, p, out| e.peer_moved(now, spi, elsewhere, p, out));
+            assert!(!w.nodes[n].events.iter().any(|e| e.kind == EventKind::PeerMoved));
+        }
+        w.run(seconds(2));
+        assert!(w.agree());
+    }
+}
+
+#[test]
 fn encapsulation_can_be_forced() {
     for by in [A, B] {
         let w = established(|n, c| c.force_encapsulation = n == by);
         for n in [A, B] {
             let sa = w.nodes[n].plane.inbound.values().next().unwrap();
-            assert_eq!(sa.encapsulation, Some(Encapsulation { local_port: 4500, remote_port: 4500 }));
+            assert_eq!(
+                sa.encapsulation,
+                Some(Encapsulation { local_port: 4500, remote_port: 4500, follow: false })
+            );
         }
     }
 }

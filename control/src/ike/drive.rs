@@ -71,6 +71,9 @@ impl Gateway {
         for slot in &news.soft {
             self.on_soft_limit(*slot);
         }
+        for (spi_in, source) in &news.moved {
+            self.on_moved(*spi_in, *source);
+        }
         while let Some(spi_in) = self.ike.lost.pop_front() {
             self.negotiate(|endpoint, now, spis, out| endpoint.rekey_child(now, spi_in, spis, out));
             if Instant::now() >= until {
@@ -159,6 +162,17 @@ impl Gateway {
         let (child, connection) = (child.clone(), connection.clone());
         if !self.ike.held.contains(&child) {
             self.negotiate(|endpoint, now, spis, out| endpoint.traffic(now, &connection, &child, spis, out));
+        }
+    }
+
+    /// The newest authentic packet of an SA came from elsewhere: the peer's NAT has another mapping now
+    /// (RFC 7296 section 2.23).
+    fn on_moved(&mut self, spi_in: u32, source: std::net::SocketAddr) {
+        let known =
+            self.negotiate(|endpoint, now, spis, out| endpoint.peer_moved(now, spi_in, source, spis, out));
+        // Negotiated by an earlier control: no IKE SA is behind it yet.
+        if !known {
+            self.move_outer(spi_in, source);
         }
     }
 
@@ -300,6 +314,7 @@ impl Gateway {
 
     fn move_outer(&mut self, spi_in: u32, remote: std::net::SocketAddr) {
         let (Some(state), Some(sa)) = (&self.state, self.ike.sas.get_mut(&spi_in)) else { return };
+        self.tunnels.expect_from(&self.tables, (&sa.tunnel, spi_in), remote);
         if let Some(keys) = &mut sa.keys {
             keys.outer.1 = remote.ip();
             if let Some(udp) = &mut keys.encapsulation {

@@ -5,6 +5,7 @@ mod configured;
 pub mod connections;
 mod drive;
 mod explain;
+mod losses;
 mod report;
 mod shell;
 mod sockets;

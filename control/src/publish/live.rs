@@ -251,6 +251,11 @@ impl Live {
         self.children().find_map(|child| child.outbound.as_ref())
     }
 
+    /// Largest outer packet on the way to the peer, in octets.
+    pub fn outer_mtu(&self) -> u16 {
+        self.plan.outer_mtu
+    }
+
     /// Its outbound SAs, those that are not in use any more last.
     pub fn all_outbound(&self) -> impl Iterator<Item = &Outbound> {
         self.children().flat_map(Child::sealing).chain(self.standby.values())

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use penstock_ike::ChildSa;
 use penstock_ike::crypto::{DirectionKey, EspCipher};
+use penstock_tables::events::Source;
 use penstock_tables::sa::OuterTemplate;
 use penstock_tables::tunnel::{MAX_SELECTORS, WORKER_SAS};
 use penstock_tables::{
@@ -152,6 +153,9 @@ impl Tunnels {
         let fresh = Inbound::new(slot, tunnel, sa.spi_in, state.inbound(slot).top(), state);
         let spec = InboundSpec { tunnel, key, esn: sa.esp.esn, window: live.plan.form.window };
         tables.install_inbound(sa.spi_in, spec, state);
+        let followed = sa.encapsulation.filter(|udp| udp.follow);
+        let source = followed.and_then(|udp| source(SocketAddr::new(sa.outer.1, udp.remote_port)));
+        tables.expect_from(slot, source);
         live.inbound.insert(sa.spi_in, fresh);
         Ok(())
     }
@@ -271,6 +275,15 @@ impl Tunnels {
         last
     }
 
+    /// What the peer sends on an SA comes from there from now on, where the SA is followed.
+    pub fn expect_from(&self, tables: &TablesWriter, (name, spi_in): (&str, u32), from: SocketAddr) {
+        let inbound =
+            self.live.get(name).and_then(|live| live.inbound.values().find(|one| one.spi == spi_in));
+        if let Some(inbound) = inbound.filter(|one| tables.inbound_sa(one.slot).source() != 0) {
+            tables.expect_from(inbound.slot, source(from));
+        }
+    }
+
     /// Sends to another outer address of the peer with the same keys: the SA goes on in another slot, behind all numbers
     /// that the old one can still hand out (RFC 4106 section 3.1).
     ///
@@ -335,6 +348,11 @@ impl Tunnels {
         }
         Ok(())
     }
+}
+
+fn source(of: SocketAddr) -> Option<Source> {
+    let IpAddr::V4(address) = of.ip() else { return None };
+    Some(Source { address: address.to_bits(), port: of.port() })
 }
 
 fn expand(cipher: EspCipher, key: &DirectionKey) -> Result<KeyBlock, KeyError> {

@@ -2,12 +2,13 @@
 //! trailer, selectors (RFC 4301 section 5.2), ECN (RFC 6040).
 
 use arrayvec::ArrayVec;
+use penstock_tables::events::Source;
 use penstock_tables::replay::{Marked, Window};
 use penstock_tables::{Tunnel, Verdict};
 
 use super::Context;
 use super::batch::{Batch, Meta, Origin, Picks};
-use super::flow::{Arriving, Flow, Flows};
+use super::flow::{Arriving, Flow, Flows, outer_source};
 use crate::crypto::{Aad, Direction, Job, TAG_LEN};
 use crate::port::{BURST, Frame};
 use crate::wire::{esp, ipv4};
@@ -23,6 +24,27 @@ struct Opening {
     wrong: Option<Verdict>,
 }
 
+/// SAs of a burst whose peers may have moved, at most; of others the next burst tells.
+const MOVES: usize = 4;
+
+/// The newest packet of an SA whose tag was right and that came from elsewhere.
+#[derive(Clone, Copy)]
+struct Move {
+    flow: u8,
+    /// In the batch.
+    index: u8,
+    number: u64,
+    source: Source,
+}
+
+type Moves = ArrayVec<Move, MOVES>;
+
+/// Packets of a burst that are looked at twice, at most: nobody can make us work much more than that by sending what is
+/// old.
+const OLDS: usize = 4;
+/// Octets of text that are looked at twice, at most.
+const OLD_TEXT: usize = 2048;
+
 /// The packets of a burst between the look at their SA and the marking of their numbers.
 #[derive(Default)]
 pub struct Openings {
@@ -31,6 +53,7 @@ pub struct Openings {
     slots: ArrayVec<u32, BURST>,
     /// Places in `list` of those whose tag was right.
     right: Picks,
+    moves: Moves,
 }
 
 /// Opens what arrived; returns the packets that are whole, new and allowed.
@@ -41,9 +64,9 @@ pub fn open<'a, F: Frame>(arriving: &Arriving, batch: &mut Batch<F>, cx: &mut Co
     }
     let mut flows = Flows::new();
     flows.find(arriving, cx);
-    let mut list = ArrayVec::new();
-    let right = decrypt(arriving.picks(), &mut list, &flows, batch, cx);
-    accept_all(&list, right, &mut flows, batch, cx, |_, frame, meta, flow, tunnel, cx| {
+    let (mut list, mut moves) = (ArrayVec::new(), Moves::new());
+    let right = decrypt(arriving.picks(), &mut list, &mut moves, &flows, batch, cx);
+    accept_all(&list, right, &mut moves, &mut flows, batch, cx, |_, frame, meta, flow, tunnel, cx| {
         unwrap(frame, meta, flow, tunnel, cx)
     })
 }
@@ -58,8 +81,9 @@ pub fn verify<F: Frame>(
     let mut flows = Flows::new();
     flows.find(arriving, cx);
     work.list.clear();
+    work.moves.clear();
     work.slots = flows.slots();
-    work.right = decrypt(arriving.picks(), &mut work.list, &flows, batch, cx);
+    work.right = decrypt(arriving.picks(), &mut work.list, &mut work.moves, &flows, batch, cx);
     let right = work.right;
     for (_, opening) in work.list.iter_mut().enumerate().filter(|(at, _)| right.contains(*at)) {
         let Some((frame, meta)) = batch.get(usize::from(opening.index)) else { continue };
@@ -69,10 +93,10 @@ pub fn verify<F: Frame>(
 }
 
 /// The rest of [`open`], in the order of arrival: window and account. Returns the packets that are whole, new and allowed.
-pub fn accept<F: Frame>(work: &Openings, batch: &mut Batch<F>, cx: &mut Context<'_>) -> Picks {
+pub fn accept<F: Frame>(work: &mut Openings, batch: &mut Batch<F>, cx: &mut Context<'_>) -> Picks {
     let mut flows = Flows::new();
     flows.again(&work.slots, cx);
-    accept_all(&work.list, work.right, &mut flows, batch, cx, |opening, _, meta, _, _, _| {
+    accept_all(&work.list, work.right, &mut work.moves, &mut flows, batch, cx, |opening, _, meta, _, _, _| {
         opening.wrong.map_or(Ok(meta.ip.total_len()), Err)
     })
 }
@@ -82,13 +106,25 @@ pub fn accept<F: Frame>(work: &Openings, batch: &mut Batch<F>, cx: &mut Context<
 fn decrypt<'a, F: Frame>(
     sealed: Picks,
     list: &mut ArrayVec<Opening, BURST>,
+    moves: &mut Moves,
     flows: &Flows<'a>,
     batch: &mut Batch<F>,
     cx: &mut Context<'a>,
 ) -> Picks {
     let mut jobs: ArrayVec<Job<'_>, BURST> = ArrayVec::new();
     let mut refused: ArrayVec<(u8, Verdict), BURST> = ArrayVec::new();
+    let (mut elsewhere, mut olds) = (Picks::default(), OLDS);
     for (index, frame, meta) in batch.each(sealed) {
+        if flows.at(meta.sa).is_elsewhere(frame, meta) {
+            elsewhere.insert(list.len());
+        }
+        if olds > 0 && flows.at(meta.sa).seems_old(frame, meta) {
+            olds -= 1;
+            if is_old(frame, meta, flows.at(meta.sa), cx) {
+                refused.push((index as u8, Verdict::TooOld));
+                continue;
+            }
+        }
         match admit(frame, meta, flows) {
             Ok((number, job)) => {
                 list.push(Opening { number, index: index as u8, flow: meta.sa, wrong: None });
@@ -100,6 +136,9 @@ fn decrypt<'a, F: Frame>(
     cx.engine.run(&mut jobs);
     let right = Picks::of(jobs.iter().map(|job| job.done));
     drop(jobs);
+    if !elsewhere.is_empty() {
+        find_moves(elsewhere, right, list, moves, batch);
+    }
     for (index, verdict) in refused {
         let meta = batch.meta(usize::from(index));
         flows.refuse(meta.sa, verdict, cx);
@@ -108,17 +147,66 @@ fn decrypt<'a, F: Frame>(
     right
 }
 
+/// Whether a packet whose extended number seems to lie far ahead lies left of the window instead: its tag is right for the
+/// number 2^32 before (RFC 4303 appendix A2.2 knows only the one ahead). Looks at a copy, and forgets it.
+#[cold]
+#[inline(never)]
+fn is_old<F: Frame>(frame: &F, meta: &Meta, flow: &Flow<'_>, cx: &Context<'_>) -> bool {
+    let packet = frame.data().get(usize::from(meta.esp)..).unwrap_or_default();
+    let Some(header) = esp::parse(packet) else { return false };
+    let text = packet.get(esp::HEADER + esp::IV..).unwrap_or_default();
+    let mut copy = [0; OLD_TEXT];
+    let Some(to) = copy.get_mut(..text.len()) else { return false };
+    to.copy_from_slice(text);
+    let number = flow.number(header.sequence).wrapping_sub(1 << 32);
+    let aad = Aad::with_esn(header.spi, number);
+    let job = Job { key: flow.key(), iv: header.iv, aad, direction: Direction::Open, text: to, done: false };
+    let mut jobs = [job];
+    cx.engine.run(&mut jobs);
+    let done = jobs[0].done;
+    copy.fill(0);
+    std::hint::black_box(&copy);
+    done
+}
+
+/// The newest one of each SA among the packets from elsewhere whose tag was right. While the outer header is still at hand.
+#[cold]
+#[inline(never)]
+fn find_moves<F: Frame>(
+    elsewhere: Picks,
+    right: Picks,
+    list: &[Opening],
+    moves: &mut Moves,
+    batch: &mut Batch<F>,
+) {
+    let places = elsewhere.into_iter().filter(|place| right.contains(*place));
+    for opening in places.filter_map(|place| list.get(place)) {
+        let (flow, index, number) = (opening.flow, opening.index, opening.number);
+        let Some((frame, meta)) = batch.get(usize::from(index)) else { continue };
+        let Some(source) = outer_source(frame, meta) else { continue };
+        let new = Move { flow, index, number, source };
+        match moves.iter_mut().find(|old| old.flow == flow) {
+            Some(old) if old.number < number => *old = new,
+            Some(_) => {}
+            None => _ = moves.try_push(new),
+        }
+    }
+}
+
 /// Marks the numbers of all whose tag was right, in order, and looks `inside` those that are new.
 #[inline(never)]
 fn accept_all<'a, F: Frame>(
     list: &[Opening],
     right: Picks,
+    moves: &mut Moves,
     flows: &mut Flows<'a>,
     batch: &mut Batch<F>,
     cx: &mut Context<'a>,
     inside: impl Fn(&Opening, &mut F, &mut Meta, &Flow<'a>, Option<&Tunnel>, &Context<'a>) -> Result<u16, Verdict>,
 ) -> Picks {
     let mut opened = Picks::default();
+    // A packet that was held back on the way says nothing of where the peer is now.
+    moves.retain(|it| it.number > flows.at(it.flow).window().highest());
     let mut rest = list;
     while let Some(group) = Group::mark(rest, list.len() - rest.len(), right, flows) {
         let (now, later) = rest.split_at(group.len);
@@ -144,6 +232,12 @@ fn accept_all<'a, F: Frame>(
         }
         flow.count(group.opened(), packets, bytes);
         rest = later;
+    }
+    for it in moves.iter().filter(|it| opened.contains(usize::from(it.index))) {
+        let flow = flows.at(it.flow);
+        if flow.window().highest() == it.number {
+            flow.tell_moved(it.source, cx);
+        }
     }
     flows.close(cx);
     opened

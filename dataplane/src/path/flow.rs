@@ -2,15 +2,15 @@
 //! once.
 
 use arrayvec::ArrayVec;
-use penstock_tables::events::Event;
+use penstock_tables::events::{Event, Source};
 use penstock_tables::replay::{Refused, Window};
 use penstock_tables::{KeyBlock, Note, Verdict};
 
 use super::Context;
 use super::batch::{Meta, Picks};
 use super::slots::Slots;
-use crate::port::BURST;
-use crate::wire::read_u32;
+use crate::port::{BURST, Frame};
+use crate::wire::{esp, ipv4, read_u32};
 
 /// One SPI in a burst, and its SA.
 pub struct Flow<'a> {
@@ -20,6 +20,8 @@ pub struct Flow<'a> {
     highest: u64,
     key: &'a KeyBlock,
     tunnel: u32,
+    /// Where its packets come from, packed; 0 where nobody asks.
+    source: u64,
     esn: bool,
     /// Why there is no SA to be used, where there is none: slot, window and key mean nothing then.
     refusal: Option<Verdict>,
@@ -35,8 +37,9 @@ impl<'a> Flow<'a> {
     fn of(slot: u32, refusal: Option<Verdict>, cx: &Context<'a>) -> Flow<'a> {
         let sa = cx.tables.inbound(slot);
         let (window, key) = (cx.state.window(slot, sa), cx.tables.inbound_key(slot));
-        let (tunnel, esn) = (sa.tunnel(), sa.esn());
-        Flow { slot, window, highest: u64::MAX, key, tunnel, esn, refusal, opened: 0, packets: 0, bytes: 0 }
+        let (tunnel, source, esn) = (sa.tunnel(), sa.source(), sa.esn());
+        let (highest, opened, packets, bytes) = (u64::MAX, 0, 0, 0);
+        Flow { slot, window, highest, key, tunnel, source, esn, refusal, opened, packets, bytes }
     }
 
     /// Asks for what packets of the SA will need: `low` is the transmitted number of one of them, `octets` its length.
@@ -71,6 +74,27 @@ impl<'a> Flow<'a> {
         self.window.extend(low)
     }
 
+    /// Whether the extended number of a packet seems to lie so far ahead that it is more likely old: left of the window,
+    /// where the number means the next 2^32.
+    #[inline(always)]
+    pub fn seems_old<F: Frame>(&self, frame: &F, meta: &Meta) -> bool {
+        self.esn && self.refusal.is_none() && self.is_far(frame, meta)
+    }
+
+    #[inline(always)]
+    fn is_far<F: Frame>(&self, frame: &F, meta: &Meta) -> bool {
+        let octets =
+            frame.data().get(usize::from(meta.esp) + 4..).and_then(|octets| octets.first_chunk::<4>());
+        // Ahead by 2^31 or more, in the 32 bits that are there; what is behind and in the window was not lost.
+        let ahead = octets.map_or(0, |low| u32::from_be_bytes(*low).wrapping_sub(self.highest as u32));
+        ahead > 1 << 31 && self.is_far_ahead(self.highest.wrapping_add(u64::from(ahead)))
+    }
+
+    #[cold]
+    fn is_far_ahead(&self, number: u64) -> bool {
+        number >= 1 << 32 && number > self.highest && self.number(number as u32) == number
+    }
+
     /// Whether a number may still be accepted.
     #[inline(always)]
     pub fn check(&self, number: u64) -> Result<(), Verdict> {
@@ -95,6 +119,20 @@ impl<'a> Flow<'a> {
     #[inline(always)]
     pub fn esn(&self) -> bool {
         self.esn
+    }
+
+    /// Whether a packet came in UDP from elsewhere than the SA's packets do, where somebody asks.
+    #[inline(always)]
+    pub fn is_elsewhere<F: Frame>(&self, frame: &F, meta: &Meta) -> bool {
+        self.source != 0 && outer_source(frame, meta).is_some_and(|source| source.pack() != self.source)
+    }
+
+    /// Tells control that the newest authentic packet came from `source`.
+    #[cold]
+    pub fn tell_moved(&self, source: Source, cx: &Context<'_>) {
+        if let Some(spi) = cx.tables.inbound(self.slot).spi() {
+            cx.events.push(Event::PeerMoved { spi, source });
+        }
     }
 
     /// Slot of its tunnel.
@@ -125,6 +163,15 @@ impl<'a> Flow<'a> {
         self.packets += packets;
         self.bytes += bytes;
     }
+}
+
+/// Source of the outer packet around ESP, where it is in UDP.
+#[inline(always)]
+pub fn outer_source<F: Frame>(frame: &F, meta: &Meta) -> Option<Source> {
+    let udp =
+        usize::from(meta.esp).checked_sub(esp::UDP_HEADER).filter(|_| meta.ip.protocol() == ipv4::UDP)?;
+    let port = frame.data().get(udp..)?.first_chunk::<2>()?;
+    Some(Source { address: meta.ip.source(), port: u16::from_be_bytes(*port) })
 }
 
 /// Why the SA in a slot is not to be used.

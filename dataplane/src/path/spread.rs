@@ -394,7 +394,7 @@ fn end<P: Port>(
         Work::Seal => encap::send(parcel.sealing.sealed, &mut parcel.batch, ports, cx),
         Work::Open { .. } => {
             parcel.batch.prefetch();
-            let opened = decap::accept(&parcel.opening, &mut parcel.batch, cx);
+            let opened = decap::accept(&mut parcel.opening, &mut parcel.batch, cx);
             let (clear, batch) = (parcel.clear, &mut parcel.batch);
             let mut leaving = Leaving::new();
             route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);

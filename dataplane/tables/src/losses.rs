@@ -78,6 +78,16 @@ impl TunnelDrops {
         self.each().find(|(one, _)| *one == verdict).map_or(0, |(_, count)| count)
     }
 
+    /// Of these counts; reasons that no tunnel has are left out.
+    pub fn from_counts(counts: impl IntoIterator<Item = (Verdict, u64)>) -> TunnelDrops {
+        let mut drops = TunnelDrops::default();
+        for (verdict, count) in counts {
+            let place = TUNNEL_DROPS.iter().position(|one| *one == verdict);
+            place.into_iter().for_each(|place| drops.0[place] += count);
+        }
+        drops
+    }
+
     /// All of them.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()

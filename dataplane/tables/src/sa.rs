@@ -122,7 +122,8 @@ pub struct InboundSa {
     pub(crate) window: u32,
     pub(crate) flags: u8,
     pub(crate) reserved: [u8; 3],
-    pub(crate) spare: [u64; 4],
+    pub(crate) source: AtomicU64,
+    pub(crate) spare: [u64; 3],
 }
 
 const _: () = assert!(size_of::<InboundSa>() == 64);
@@ -155,6 +156,13 @@ impl InboundSa {
     #[inline(always)]
     pub fn tunnel(&self) -> u32 {
         self.tunnel.load(Ordering::Relaxed)
+    }
+
+    /// Where its packets in UDP come from ([`crate::events::Source`], packed), where control wants to hear of another
+    /// source; 0 where it does not.
+    #[inline(always)]
+    pub fn source(&self) -> u64 {
+        self.source.load(Ordering::Relaxed)
     }
 
     /// Replay window, in packets.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::NONE;
 use crate::adjacency::{Adjacency, PortEntry, RETIRING, Unresolved};
+use crate::events::Source;
 use crate::fib::{FibFull, FibWriter, Hop, Prefix};
 use crate::key::KeyBlock;
 use crate::layout::{Capacity, TablesLayout};
@@ -415,10 +416,17 @@ impl TablesWriter {
             window: spec.window.clamp(crate::replay::MIN_WINDOW, self.map.capacity.replay_window),
             flags: u8::from(spec.esn) * ESN,
             reserved: [0; 3],
-            spare: [0; 4],
+            source: AtomicU64::new(0),
+            spare: [0; 3],
         };
         self.map.segment.write(place.sa, sa);
         self.map.inbound(slot).head.publish(spi);
+    }
+
+    /// From now on the data plane tells where the newest authentic packet of a live inbound SA came from, when that is
+    /// another source in UDP than this one; with `None` it tells nothing.
+    pub fn expect_from(&self, slot: u32, source: Option<Source>) {
+        self.map.inbound(slot).source.store(source.map_or(0, Source::pack), Ordering::Relaxed);
     }
 
     /// Lets a live inbound SA take every number once more. This undoes its replay protection: only for a benchmark that is fed
