@@ -27,6 +27,7 @@ fn tunnel(name: String) -> TunnelSample {
         failures: vec![(Reason::PskMismatch, 3)],
         generation: 2,
         rekey_at: Some(1_700_003_600),
+        ends_at: Some(1_700_003_900),
         sent: Traffic { packets: 900, bytes: 90_000 },
         last: (Some(1_700_000_900), Some(1_700_000_860)),
         unanswered_packets: 900,

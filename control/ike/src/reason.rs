@@ -81,6 +81,7 @@ reasons! {
     NegotiationTimeout, "negotiation-timeout", "the peer began a negotiation and did not finish it";
     ChildNotFound, "child-not-found", "the peer no longer knows the child SA";
     ExpiryAhead, "certificate-expires-soon", "a certificate expires within 30 days";
+    SelectorsPorts, "selectors-ports", "the peer wants only protocols or ports of its networks, which are not enforced here: make it offer whole networks";
     PfsRefused, "pfs-refused", "the peer refuses the key exchange of the rekey: PFS is asked for by one end only, or its groups differ; make `pfs` the same on both ends";
     PfsMismatch, "pfs-mismatch", "the peer's rekey has no key exchange that we allow: PFS is asked for by one end only, or its groups differ; make `pfs` the same on both ends";
 }

@@ -6,6 +6,7 @@ mod common;
 mod pki;
 use common::*;
 use penstock_ike::auth::{IdentityPattern, LocalCertificate, SharedKey};
+use penstock_ike::message::TrafficSelector;
 use penstock_ike::*;
 use pki::{Ca, Wish};
 
@@ -104,6 +105,45 @@ fn proposals() {
         refused,
         "no common ESP proposal (sequence numbers: peer offers esn, we allow noesn)",
     );
+}
+
+/// The other end has whole networks: what it would not take must not be sealed.
+#[test]
+fn protocols_and_ports_alone_are_refused() {
+    let tcp = |t: &str| TrafficSelector { protocol: 6, start_port: 5201, end_port: 5201, ..net(t) };
+    let ports =
+        "protocols or ports of its networks, which are not enforced here: make it offer whole networks";
+    // The peer begins with them, and we do: it narrows our whole networks to them.
+    for begins in [A, B] {
+        let mut w = World::new(11);
+        let mut ends = [site(A), site(B)];
+        child(&mut ends[A], |c| c.remote_ts = vec![tcp("10.2.0.0/16")]);
+        ends.into_iter().enumerate().for_each(|(n, c)| w.configure(n, c));
+        w.initiate(begins);
+        w.run(seconds(5));
+        let (code, text) = w.why(B);
+        assert_eq!(code, "selectors-ports", "{begins} begins: {text}");
+        assert!(text.contains(ports), "{text}");
+        assert_eq!((w.children(A), w.children(B)), (0, 0), "{begins} begins");
+        assert!(w.pairs(B).is_empty() && w.nodes[B].plane.reserved.is_empty(), "{begins} begins");
+    }
+    // A packet's own selectors beside whole networks (RFC 7296 section 2.9) are left out.
+    let mut w = World::new(11);
+    let mut ends = [site(A), site(B)];
+    child(&mut ends[A], |c| {
+        (c.local_ts, c.remote_ts) =
+            (vec![tcp("10.1.0.7/32"), net("10.1.0.0/16")], vec![tcp("10.2.0.7/32"), net("10.2.0.0/16")]);
+    });
+    ends.into_iter().enumerate().for_each(|(n, c)| w.configure(n, c));
+    w.initiate(A);
+    w.run(seconds(2));
+    let status = w.nodes[B].endpoint.connection("site").unwrap();
+    let got = &status.ike[0].children[0];
+    assert_eq!(
+        (&got.local_ts[..], &got.remote_ts[..]),
+        (&[net("10.2.0.0/16")][..], &[net("10.1.0.0/16")][..])
+    );
+    assert!(w.up() && w.lost == 0);
 }
 
 #[test]

@@ -97,7 +97,13 @@ impl IkeSa {
         let (Some(offer), Some(ts_i), Some(ts_r)) = (p.sa(), p.ts_i(), p.ts_r()) else {
             return Err(malformed());
         };
-        let Some((config, local_ts, remote_ts)) = narrow(&connection, ts_r, ts_i) else {
+        // Protocols and ports are not enforced: what the peer would not take might be sealed.
+        let whole = |ts: &[TrafficSelector]| ts.iter().filter(|t| t.is_whole()).copied().collect::<Vec<_>>();
+        let Some((config, local_ts, remote_ts)) = narrow(&connection, &whole(ts_r), &whole(ts_i)) else {
+            if narrow(&connection, ts_r, ts_i).is_some() {
+                let text = format!("it offers {} to {}", list(ts_r), list(ts_i));
+                return refuse(NotifyType::TsUnacceptable, Failure::new(Reason::SelectorsPorts, text));
+            }
             let ours = connection
                 .children
                 .iter()

@@ -255,6 +255,16 @@ impl IkeSa {
                 if let Some(old) = self.children.iter_mut().find(|c| Some(c.spi_in) == replaces) {
                     old.state = ChildState::Live;
                 }
+                if failure.reason == Reason::SelectorsPorts {
+                    // The peer has installed it.
+                    let spis = vec![spi_in.to_be_bytes().to_vec()];
+                    let delete = Payload::Delete { protocol: Protocol::Esp, spis };
+                    let request = Request::DeleteChildren(Vec::new());
+                    self.request(ctx, ExchangeType::Informational, &[delete], request);
+                }
+                if let Some(old) = replaces {
+                    self.rekey_refused(ctx, old, failure.clone(), Duration::ZERO);
+                }
                 if !own_keys {
                     self.first_refused = Some(name.clone());
                 }
@@ -289,6 +299,10 @@ impl IkeSa {
         }
         if let Some(failure) = too_many(local_ts, remote_ts, most) {
             return Err(failure);
+        }
+        if !local_ts.iter().chain(remote_ts).all(TrafficSelector::is_whole) {
+            let text = format!("it answers with {} to {}", list(local_ts), list(remote_ts));
+            return Err(Failure::new(Reason::SelectorsPorts, text));
         }
         let (nonce_i, nonce_r) = match own_keys {
             true => {

@@ -89,6 +89,11 @@ impl TrafficSelector {
         address.is_ipv4() == self.start.is_ipv4() && self.start <= address && address <= self.end
     }
 
+    /// Whether it is of addresses alone: any protocol, any port.
+    pub fn is_whole(&self) -> bool {
+        self.protocol == 0 && self.all_ports()
+    }
+
     fn opaque(&self) -> bool {
         (self.start_port, self.end_port) == (65535, 0)
     }
