@@ -71,6 +71,18 @@ fn a_host_that_only_the_data_plane_uses_stays_and_comes_back() {
     assert!(flows(&beside), "the host is gone: {}", neighbours(b, "lan"));
     let report = beside.stop();
     assert!(report.lost.is_empty(), "lost {} of {}: {:?}", report.lost.len(), report.sent, report.lost);
+    // The first packets to a host that nobody asked for yet wait for it.
+    for low in 77..80 {
+        let address = format!("10.2.0.{low}");
+        succeed(inside(&lab.host(Site::B), "ip").args([
+            "addr",
+            "add",
+            &format!("{address}/24"),
+            "dev",
+            "tlan",
+        ]));
+        assert_eq!(lab.ping(Site::A, &address, 2), 2, "the first packet to {address} is lost");
+    }
     // Nobody but the gateway itself brings it back: there is no traffic but this.
     let on = flow(50);
     for line in ["neigh del 10.2.0.2 dev lan", "neigh flush dev lan", "neigh flush all"] {

@@ -16,6 +16,7 @@ use penstock_dataplane::dpdk::{
 };
 use penstock_dataplane::options::{HugePages, Options, PortOption};
 use penstock_dataplane::path::answer::RateLimit;
+use penstock_dataplane::path::hold::Held;
 use penstock_dataplane::path::punt::Twins;
 use penstock_dataplane::path::{Worker, WorkerPort};
 use penstock_dataplane::plan::Plan;
@@ -251,6 +252,7 @@ fn start_workers(
             answers: RateLimit::new(ANSWERS_PER_SECOND, parts.hz),
             batch: Box::default(),
             spread,
+            held: Held::new(options.cores.len(), parts.hz),
         };
         let (eal, stop, hz, pool) = (eal.clone(), stop.clone(), parts.hz, pool.clone());
         let body = move || -> Result<(), Failure> {

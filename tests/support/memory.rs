@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use penstock_dataplane::crypto::{self, Engine};
 use penstock_dataplane::path::answer::RateLimit;
+use penstock_dataplane::path::hold::Held;
 use penstock_dataplane::path::punt::{Twin, Twins};
 use penstock_dataplane::path::spread::{Role, Spread};
 use penstock_dataplane::path::{Worker, WorkerPort};
@@ -31,6 +32,8 @@ pub const PRIVATE: usize = 0;
 pub const PUBLIC: usize = 1;
 /// Frames of a gateway's pool.
 pub const POOL: usize = 512;
+/// A second of the clock that a gateway is told.
+pub const SECOND: u64 = 1_000_000_000;
 /// MTU of both ports.
 pub const MTU: u16 = 1500;
 const CAPACITY: Capacity = Capacity { tunnels: 16, replay_window: 1024, neighbours: 32, fib_groups: 64 };
@@ -213,9 +216,10 @@ impl Gateway {
             state: self.worker.state.clone(),
             engine: self.worker.engine,
             tally: Tally::default(),
-            answers: RateLimit::new(self.site.answers, 1_000_000_000),
+            answers: RateLimit::new(self.site.answers, SECOND),
             batch: Box::default(),
             spread: Spread::off(),
+            held: Held::new(1, SECOND),
         }
     }
 
@@ -249,9 +253,10 @@ impl Gateway {
             state: Arc::new(owner),
             engine,
             tally: Tally::default(),
-            answers: RateLimit::new(site.answers, 1_000_000_000),
+            answers: RateLimit::new(site.answers, SECOND),
             batch: Box::default(),
             spread: Spread::off(),
+            held: Held::new(workers, SECOND),
         };
         let (now, routes, events) = (1 << 40, BTreeMap::new(), EventReader::default());
         let mut gateway = Gateway { worker, writer, state, site, now, routes, pool, events, directory };
@@ -421,19 +426,38 @@ impl Gateway {
         self.pool.frame(octets).expect("pool empty or frame too long")
     }
 
-    /// Runs the worker until nothing waits, and takes away all that came out.
+    /// Runs the worker until nothing waits, not for a neighbour either, and takes away all that came out.
     #[track_caller]
     pub fn run(&mut self) -> Outcome {
         let before = self.worker.tally.clone();
+        self.loops();
+        if !self.worker.held.is_empty() {
+            self.now += SECOND;
+            self.loops();
+        }
+        let outcome = self.collect(&before);
+        assert_eq!(self.pool.in_use(), 0, "frames lost");
+        outcome
+    }
+
+    /// Runs the worker until nothing waits but for neighbours, and takes away all that came out.
+    #[track_caller]
+    pub fn run_at_once(&mut self) -> Outcome {
+        let before = self.worker.tally.clone();
+        self.loops();
+        let outcome = self.collect(&before);
+        assert_eq!(self.pool.in_use(), self.worker.held.len(), "frames lost");
+        outcome
+    }
+
+    #[track_caller]
+    fn loops(&mut self) {
         self.worker.state.events(0).allow_repeat();
         while self.worker.run(self.now) > 0 {
             let tally = &self.worker.tally;
             assert_eq!(tally.received, tally.ended(), "received = sent + punted + drops");
             assert_eq!(self.state.workers()[0].read(), *tally, "published counters");
         }
-        let outcome = self.collect(&before);
-        assert_eq!(self.pool.in_use(), 0, "frames lost");
-        outcome
     }
 
     /// What came out since the worker's counters were these.
@@ -446,6 +470,8 @@ impl Gateway {
         let received = tally.received - before.received;
         let mut events = vec![];
         assert_eq!(self.events.drain(self.worker.state.events(0), |event| events.push(event)), 0);
+        // While a packet waits for a neighbour, the same hint comes again.
+        events.dedup();
         let octets = |frame: MemoryFrame| frame.data().to_vec();
         let ports = &mut self.worker.ports;
         let sent =

@@ -173,12 +173,14 @@ impl Iterator for PicksIter {
 pub struct Batch<F> {
     frames: [Option<F>; BURST],
     metas: [Meta; BURST],
+    /// Packets that miss their next hop's MAC address (`hold`).
+    waiting: Picks,
 }
 
 impl<F: Frame> Batch<F> {
     /// An empty batch.
     pub fn new() -> Batch<F> {
-        Batch { frames: [const { None }; BURST], metas: [NOTHING; BURST] }
+        Batch { frames: [const { None }; BURST], metas: [NOTHING; BURST], waiting: Picks::default() }
     }
 
     /// Takes the frames of a burst in; the batch is empty before.
@@ -206,6 +208,24 @@ impl<F: Frame> Batch<F> {
     #[inline(always)]
     pub fn take(&mut self, index: usize) -> Option<F> {
         self.frames[index & (BURST - 1)].take()
+    }
+
+    /// Packet `index` (below 64) misses its next hop's MAC address: it stays until [`Batch::take_waiting`].
+    #[inline]
+    pub fn wait(&mut self, index: usize) {
+        self.waiting.insert(index);
+    }
+
+    /// The packets that miss their next hop's MAC address.
+    #[inline(always)]
+    pub fn waiting(&self) -> Picks {
+        self.waiting
+    }
+
+    /// The same, no longer kept in mind here.
+    #[inline]
+    pub fn take_waiting(&mut self) -> Picks {
+        std::mem::take(&mut self.waiting)
     }
 
     /// A frame and what is known of it.

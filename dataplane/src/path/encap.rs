@@ -36,8 +36,7 @@ pub fn admit_at<F: Frame>(
     cx: &mut Context<'_>,
 ) {
     if let Err(verdict) = leaving.add(index, place, batch.meta_mut(index), cx) {
-        leaving.exits().get(place).into_iter().for_each(|exit| cx.count_at(exit.slot, verdict));
-        cx.end_of(batch, index, verdict);
+        cx.refuse(batch, index, verdict);
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `decap`, `flow` | ESP (RFC 4303, 4106, 3948) | inner packets, checked against replay and selectors |
 //! | `route` | packets | a tunnel, a next hop, the kernel, or an ICMP answer (`answer`) |
 //! | `encap`, `exit`, `run` | packets of a tunnel | ESP |
+//! | `hold` | packets whose next hop is not known yet | the same, when it is, or a second later |
 //! | `spread` | bursts that are too much for one worker | the same, worked on by others, in order |
 //! | `tx` | frames with their Ethernet header | ports |
 //! | `punt` | the kernel's frames | twins |
@@ -23,6 +24,7 @@ pub mod decap;
 pub mod encap;
 mod exit;
 mod flow;
+pub mod hold;
 pub mod parse;
 pub mod punt;
 pub mod route;
@@ -47,6 +49,7 @@ use answer::RateLimit;
 use batch::Batch;
 use exit::Leaving;
 use flow::Arriving;
+use hold::Held;
 use punt::Twins;
 use spread::Spread;
 
@@ -111,6 +114,27 @@ impl Context<'_> {
         }
     }
 
+    /// Ends a packet of a batch that cannot go on, counted at the tunnel that it was to leave by, too; one that misses nothing
+    /// but its next hop's MAC address stays in the batch for `hold`.
+    #[cold]
+    #[inline(never)]
+    pub fn refuse<F: Frame>(&mut self, batch: &mut Batch<F>, index: usize, verdict: Verdict) {
+        match verdict {
+            Verdict::NoNeighbour => batch.wait(index),
+            _ => self.lose(batch, index, verdict),
+        }
+    }
+
+    /// The same for one that does not wait.
+    #[cold]
+    #[inline(never)]
+    pub fn lose<F: Frame>(&mut self, batch: &mut Batch<F>, index: usize, verdict: Verdict) {
+        if let Some(tunnel) = batch.meta(index).route.tunnel() {
+            self.count_at(tunnel, verdict);
+        }
+        self.end_of(batch, index, verdict);
+    }
+
     /// Ends a packet of a batch.
     #[inline(never)]
     pub fn end_of<F: Frame>(&mut self, batch: &mut Batch<F>, index: usize, verdict: Verdict) {
@@ -142,6 +166,8 @@ pub struct Worker<P: Port> {
     pub batch: Box<Batch<P::Frame>>,
     /// Its part in the work on what one worker received.
     pub spread: Spread<P::Frame>,
+    /// Packets that wait for their next hop.
+    pub held: Held<P::Frame>,
 }
 
 /// Is told where a loop stands, for those who measure its stages.
@@ -193,9 +219,12 @@ impl<P: Port> Worker<P> {
         }
         let mut facts = [PortFacts::default(); MAX_PORTS];
         let count = self.facts(&mut facts);
-        let (mut context, ports, twins, batch, spread) = self.split(&facts[..count], now);
+        let (mut context, ports, twins, batch, spread, held) = self.split(&facts[..count], now);
         let cx = &mut context;
-        let mut received = spread::help(spread, twins, cx) + spread::release(ports, twins, spread, cx);
+        let mut received = spread::help(spread, twins, cx) + spread::release(ports, twins, spread, held, cx);
+        if held.is_due(now) && !spread.is_full() {
+            received += hold::release(held, batch, ports, twins, spread, cx);
+        }
         for port in 0..ports.len() {
             if spread.is_full() {
                 break;
@@ -206,7 +235,7 @@ impl<P: Port> Worker<P> {
             }
             received += count;
             if let Some(room) = spread.takes(count, cx.ports[port].spec.public) {
-                spread::hand(room, (arrived, port as u8), batch, ports, twins, spread, cx);
+                spread::hand(room, (arrived, port as u8), batch, ports, twins, spread, held, cx);
                 continue;
             }
             probe.done(Stage::Rx);
@@ -217,6 +246,7 @@ impl<P: Port> Worker<P> {
             probe.done(Stage::Decap);
             let mut leaving = Leaving::new();
             route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
+            hold::collect(batch, held, cx);
             probe.done(Stage::Route);
             encap::seal(&leaving, batch, ports, cx);
             probe.done(Stage::Encap);
@@ -224,6 +254,7 @@ impl<P: Port> Worker<P> {
         if spread.takes_from_kernel() {
             let mut leaving = Leaving::new();
             received += rx::from_kernel(twins, batch, ports, &mut leaving, cx);
+            hold::collect(batch, held, cx);
             spread::seal(&leaving, spread.room(), batch, ports, twins, spread, cx);
         }
         ports.iter_mut().for_each(|port| tx::flush(port, cx));
@@ -262,7 +293,7 @@ impl<P: Port> Worker<P> {
             answers: &mut self.answers,
             now,
         };
-        (context, &mut self.ports, &mut self.twins, &mut self.batch, &mut self.spread)
+        (context, &mut self.ports, &mut self.twins, &mut self.batch, &mut self.spread, &mut self.held)
     }
 }
 
@@ -272,4 +303,5 @@ type Split<'a, P> = (
     &'a mut Twins<<P as Port>::Frame>,
     &'a mut Box<Batch<<P as Port>::Frame>>,
     &'a mut Spread<<P as Port>::Frame>,
+    &'a mut Held<<P as Port>::Frame>,
 );

@@ -98,7 +98,7 @@ fn otherwise<'a, P: Port>(
             }
         }
         Step::Tell(error) => reply(index, error, last, leaving, batch, ports, twins, cx),
-        Step::End(verdict) => end(index, verdict, batch, cx),
+        Step::End(verdict) => cx.refuse(batch, index, verdict),
         Step::Seal(place) => encap::admit_at(index, place, leaving, batch, cx),
         Step::Clear => send(index, &last.next, batch, ports, cx),
     }
@@ -216,13 +216,6 @@ fn send<P: Port>(
     tx::queue(&mut ports[usize::from(next.port)], frame, cx);
 }
 
-/// Drops a packet; counts it at the tunnel that it was to leave by, too.
-#[cold]
-fn end<F: Frame>(index: usize, verdict: Verdict, batch: &mut Batch<F>, cx: &mut Context<'_>) {
-    batch.meta(index).route.tunnel().into_iter().for_each(|slot| cx.count_at(slot, verdict));
-    cx.end_of(batch, index, verdict);
-}
-
 /// Makes the packet an ICMP error and sends it back; where none is due, the packet is dropped under its own name.
 #[expect(clippy::too_many_arguments, reason = "what a stage has at hand")]
 fn reply<'a, P: Port>(
@@ -241,7 +234,7 @@ fn reply<'a, P: Port>(
     };
     let Some((frame, meta)) = batch.get(index) else { return };
     if !answer::make(frame, meta, error, cx) {
-        return end(index, drop, batch, cx);
+        return cx.lose(batch, index, drop);
     }
     cx.tally.note(note, 1);
     match step(batch.meta(index), last, leaving, cx) {

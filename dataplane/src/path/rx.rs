@@ -1,8 +1,8 @@
 //! Takes bursts from ports, and from the kernel's side of the twins, into a batch. Counts every frame as received.
 
-use penstock_tables::{Hop, Note, Verdict};
+use penstock_tables::{Hop, Note, Route, Verdict};
 
-use super::batch::{Batch, Origin, Picks, fresh};
+use super::batch::{Batch, Meta, Origin, Picks, fresh};
 use super::encap;
 use super::exit::Leaving;
 use super::punt::{Twin, Twins};
@@ -117,7 +117,11 @@ fn into_tunnel<'a, F: Frame>(
 ) {
     match parse::ip(&mut frame, l3) {
         Err(verdict) => cx.end(frame, verdict),
-        Ok(ip) => match batch.put(index, frame, fresh(ip, l3, 0, Origin::Kernel)) {
+        Ok(ip) => match batch.put(
+            index,
+            frame,
+            Meta { route: Route::to_tunnel(tunnel), ..fresh(ip, l3, 0, Origin::Kernel) },
+        ) {
             Some(refused) => cx.end(refused, Verdict::TransmitFull),
             None => encap::admit(index, tunnel, leaving, batch, cx),
         },

@@ -36,6 +36,7 @@ use super::decap::{self, Openings};
 use super::encap::{self, Sealing};
 use super::exit::Leaving;
 use super::flow::Arriving;
+use super::hold::{self, Held};
 use super::punt::Twins;
 use super::{Context, WorkerPort, classify, route};
 use crate::port::{Frame, Port};
@@ -216,6 +217,7 @@ impl<F: Frame> Spread<F> {
 
 /// Takes a burst of `port` into the `room`: for a helper, or for this worker, in any case at its place in the order.
 #[inline(never)]
+#[expect(clippy::too_many_arguments, reason = "what a stage has at hand")]
 pub fn hand<P: Port>(
     room: Room<P::Frame>,
     (arrived, port): (Picks, u8),
@@ -223,6 +225,7 @@ pub fn hand<P: Port>(
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
     spread: &mut Spread<P::Frame>,
+    held: &mut Held<P::Frame>,
     cx: &mut Context<'_>,
 ) {
     if !cx.ports[usize::from(port)].spec.public {
@@ -231,6 +234,7 @@ pub fn hand<P: Port>(
         let opened = decap::open(&arriving, batch, cx);
         let mut leaving = Leaving::new();
         route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
+        hold::collect(batch, held, cx);
         return seal(&leaving, Some(room), batch, ports, twins, spread, cx);
     }
     let Room(mut parcel) = room;
@@ -353,11 +357,12 @@ pub fn release<P: Port>(
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
     spread: &mut Spread<P::Frame>,
+    held: &mut Held<P::Frame>,
     cx: &mut Context<'_>,
 ) -> usize {
     let mut released = 0;
     while let Some(parcel) = next(spread, cx) {
-        end(parcel, ports, twins, spread, cx);
+        end(parcel, ports, twins, spread, held, cx);
         released += 1;
     }
     released
@@ -387,6 +392,7 @@ fn end<P: Port>(
     ports: &mut [WorkerPort<P>],
     twins: &mut Twins<P::Frame>,
     spread: &mut Spread<P::Frame>,
+    held: &mut Held<P::Frame>,
     cx: &mut Context<'_>,
 ) {
     cx.tally.received += parcel.frames;
@@ -398,6 +404,7 @@ fn end<P: Port>(
             let (clear, batch) = (parcel.clear, &mut parcel.batch);
             let mut leaving = Leaving::new();
             route::forward(clear, opened, batch, ports, twins, &mut leaving, cx);
+            hold::collect(batch, held, cx);
             match spread.role.alone {
                 true if !leaving.picks().is_empty() => {
                     return park_sealing(&leaving, parcel, twins, spread, cx);

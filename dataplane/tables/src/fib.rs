@@ -42,6 +42,11 @@ impl Route {
     /// To the gateway itself.
     pub const LOCAL: Route = Route(LOCAL << 29);
 
+    /// To the tunnel in a slot.
+    pub const fn to_tunnel(slot: u32) -> Route {
+        Route(TUNNEL << 29 | slot & INDEX)
+    }
+
     /// Where it leads.
     #[inline]
     pub fn hop(self) -> Hop {

@@ -40,7 +40,7 @@ named! {
         TtlExceeded "ttl_exceeded" "TTL ran out and no ICMP answer was due",
         NoRoute "no_route" "No route to the destination",
         RouteDiscard "route_discard" "The route says blackhole, unreachable or prohibit",
-        NoNeighbour "no_neighbour" "The next hop's MAC address is not known yet; the kernel was asked to find it",
+        NoNeighbour "no_neighbour" "The next hop did not answer ARP within a second, or too many packets waited for it already",
         PortDown "port_down" "The route leads to a port that is not there",
         ClearOnPublic "clear_on_public" "Plaintext that would have left by, or came in by, a public port",
         NoSa "no_sa" "The destination belongs to a tunnel that has no outbound SA now",

@@ -22,6 +22,7 @@ use super::ports::BenchPort;
 use penstock_dataplane::crypto::Engine;
 use penstock_dataplane::dpdk::Mbuf;
 use penstock_dataplane::path::answer::RateLimit;
+use penstock_dataplane::path::hold::Held;
 use penstock_dataplane::path::punt::Twins;
 use penstock_dataplane::path::spread::Spread;
 use penstock_dataplane::path::{Worker, WorkerPort};
@@ -263,6 +264,7 @@ impl Parts {
             answers: RateLimit::new(1, hz),
             batch: Box::default(),
             spread: Spread::off(),
+            held: Held::new(1, hz),
         }
     }
 }
