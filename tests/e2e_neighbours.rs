@@ -96,3 +96,54 @@ fn a_host_that_only_the_data_plane_uses_stays_and_comes_back() {
         gateway.stop();
     }
 }
+
+fn why(gateway: &Gateway) -> (String, String) {
+    let said = gateway.json(&["why", "site"]);
+    let word = |name: &str| said[name].as_str().unwrap_or_default().to_string();
+    (word("code"), word("text"))
+}
+
+/// Waits until `why` has this code and these words.
+fn says(gateway: &Gateway, code: &str, words: &[&str]) {
+    let fits = || {
+        let (is, text) = why(gateway);
+        is == code && words.iter().all(|word| text.contains(word))
+    };
+    assert!(until(Duration::from_secs(30), fits), "expected {code} and {words:?}, got {:?}", why(gateway));
+}
+
+#[test]
+#[ignore = "needs root and TAP devices: scripts/test runs it"]
+fn why_names_what_stands_between_packets_and_their_next_hops() {
+    let lab = Lab::make();
+    let setup = |site| Setup::new(site, secret_tunnel(&lab, site, "interface: vti"));
+    // The other gateway is not there, and the kernel end of the port is elsewhere, so its link cannot be seen.
+    let a = Gateway::start(&lab, &setup(Site::A));
+    says(&a, "no-neighbour", &["192.0.2.2 on port wan does not answer ARP", "kernel end twan"]);
+    let ip = |line: &str| succeed(inside(a.namespace(), "ip").args(line.split(' ')));
+    ip("route add 192.0.2.2/32 dev vti");
+    says(&a, "route-into-itself", &["192.0.2.2/32 by vti", "into the tunnel itself"]);
+    ip("route del 192.0.2.2/32 dev vti");
+    ip("route add blackhole 192.0.2.2/32");
+    says(&a, "no-route", &["192.0.2.2/32", "blackhole"]);
+    ip("route del blackhole 192.0.2.2/32");
+    let b = Gateway::start(&lab, &setup(Site::B));
+    says(&a, "up", &["towards the peer: 192.0.2.2 on port wan"]);
+    // Somebody sends to a host of site B that is not there.
+    let mut ping =
+        inside(&lab.host(Site::A), "ping").args(["-q", "-i", "0.2", "10.2.0.99"]).spawn().expect("ping");
+    says(
+        &b,
+        "up",
+        &[
+            "towards the peer: 192.0.2.1 on port wan",
+            "towards 10.2.0.0/24: on port lan",
+            "10.2.0.99 does not answer ARP",
+        ],
+    );
+    ping.kill().expect("it is our child");
+    ping.wait().expect("it is our child");
+    for gateway in [a, b] {
+        gateway.stop();
+    }
+}

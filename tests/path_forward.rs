@@ -4,6 +4,7 @@
 use penstock_suite::esp::Sa;
 use penstock_suite::memory::*;
 use penstock_suite::packets::*;
+use penstock_tables::adjacency::PortSpec;
 use penstock_tables::events::Event;
 use penstock_tables::{Hop, Note, Verdict};
 
@@ -114,6 +115,23 @@ fn errors_for_what_came_out_of_the_tunnel_go_back_through_it() {
     let (_, esp) = site.gateway.esp_of(2, &site.to_peer, outcome.only(PUBLIC));
     let (_, told) = site.to_peer.open(&esp).unwrap();
     assert_eq!(Packet::parse(&told), icmp_error(private(1), &dead, 11, 0, 0));
+}
+
+#[test]
+fn of_several_addresses_of_a_port_the_one_that_the_tunnel_takes_speaks() {
+    let mut site = joined();
+    let spec = PortSpec { address: ip(172, 20, 0, 1), vlan: 0, mtu: MTU, public: false };
+    site.gateway.writer.port(PRIVATE).set(spec);
+    site.gateway.writer.port(PRIVATE).set_others([ip(10, 1, 77, 1), private(1)].into_iter());
+    let dead = Packet { ttl: 1, ..between(2, 1, 700) };
+    site.peer_sends(1, &dead.octets());
+    let outcome = site.gateway.run();
+    outcome.expect(SENT, &[(Note::Opened, 1), (Note::AnsweredTtl, 1), (Note::Sealed, 1)]);
+    let (_, esp) = site.gateway.esp_of(2, &site.to_peer, outcome.only(PUBLIC));
+    let (_, told) = site.to_peer.open(&esp).unwrap();
+    assert_eq!(Packet::parse(&told), icmp_error(private(1), &dead, 11, 0, 0));
+    // In the clear, the one on the sender's network.
+    host_is_told(&mut site, &Packet { ttl: 1, ..between(1, 2, 100) }, Note::AnsweredTtl, 11, 0, 0);
 }
 
 #[test]

@@ -357,6 +357,8 @@ impl Gateway {
             let address = port.addresses.first().map_or(0, |own| own.address().to_bits());
             let spec = PortSpec { address, vlan: port.vlan.unwrap_or(0), mtu: port.mtu, public };
             self.tables.port(index).set(spec);
+            let others = port.addresses.iter().skip(1).map(|own| own.address().to_bits());
+            self.tables.port(index).set_others(others);
         }
     }
 

@@ -11,6 +11,7 @@ pub mod ike;
 pub mod neighbours;
 pub mod netlink;
 pub mod publish;
+mod reach;
 pub mod region;
 pub mod run;
 pub mod scrape;

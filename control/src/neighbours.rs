@@ -30,6 +30,8 @@ pub struct Neighbours {
     asked: HashMap<Neighbour, Instant>,
     /// What the kernel knows of the ports' links.
     known: HashMap<Neighbour, netlink::Neighbour>,
+    /// Names of the interfaces in this network namespace.
+    links: HashSet<String>,
     kept_at: Option<Instant>,
 }
 
@@ -37,6 +39,12 @@ impl Neighbours {
     /// The kernel changed.
     pub fn follow(&mut self, twins: &TwinIndex, kernel: &Kernel) {
         self.known = twins.neighbours(kernel).collect();
+        self.links = kernel.links().values().map(|link| link.name.clone()).collect();
+    }
+
+    /// Whether there is an interface of this name.
+    pub fn has_link(&self, name: &str) -> bool {
+        self.links.contains(name)
     }
 
     /// The kernel's entry of a neighbour.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use penstock_ike::{Event, EventKind, Failure, Why};
 
 use crate::answers::NO_DATA_PLANE;
-use crate::api::types::{Answer, LogEntry, Response, TunnelState, WhyStatus};
+use crate::api::types::{Answer, LogEntry, Response, WhyStatus};
 use crate::gateway::Gateway;
 use crate::publish::live::Live;
 use crate::show::duration;
@@ -31,12 +31,26 @@ impl Gateway {
         let blocked = self.blocked(live).map(|(code, text)| (code, format!("{name} is down: {text}")));
         match (blocked, live.outbound(), live.is_negotiated()) {
             (Some((code, text)), ..) => said(name, false, code, text, None),
-            (None, Some(_), true) => self.why_up(name),
-            (None, Some(_), false) => said(name, true, "up", format!("{name} is up, with lab keys"), None),
+            (None, Some(_), true) => self.with_next_hops(live, self.why_up(name)),
+            (None, Some(_), false) => {
+                let text = format!("{name} is up, with lab keys");
+                self.with_next_hops(live, said(name, true, "up", text, None))
+            }
             (None, None, true) => self.why_not_negotiated(name, live),
             (None, None, false) => {
                 said(name, false, "no-sa", format!("{name} is down: its SAs are being installed"), None)
             }
+        }
+    }
+
+    /// Adds the state of the next hops on both sides.
+    fn with_next_hops(&self, live: &Live, response: Response) -> Response {
+        match response {
+            Response::Ok(Answer::Why(mut status)) => {
+                self.next_hops(live).into_iter().for_each(|line| status.text += &format!("\n{line}"));
+                Response::Ok(Answer::Why(status))
+            }
+            other => other,
         }
     }
 
@@ -46,37 +60,6 @@ impl Gateway {
             Some(_) => {
                 format!("{name} is down: it is not in the tables, see the problems of `penstock status`")
             }
-        }
-    }
-
-    /// What is wrong with the way to the peer, where its address is known.
-    fn blocked(&self, live: &Live) -> Option<(&'static str, String)> {
-        let peer = live.peer();
-        if peer.is_unspecified() {
-            return None;
-        }
-        match self.path_to(peer) {
-            TunnelState::NoRoute => Some((
-                "no-route",
-                format!(
-                    "no route leads to its peer {peer}: add one under routes, or see `ip route get {peer}`"
-                ),
-            )),
-            TunnelState::NoNeighbour => {
-                let (port, hop) = self.view.next_hop(peer)?;
-                let name = self.config().ports.keys().nth(usize::from(port)).cloned().unwrap_or_default();
-                let report =
-                    self.state.as_ref().and_then(|state| state.ports().get(usize::from(port))?.get());
-                Some(match report {
-                    Some(report) if report.link_up => (
-                        "no-neighbour",
-                        format!("{hop} on port {name} does not answer ARP: check address, cable and VLAN"),
-                    ),
-                    Some(_) => ("link-down", format!("the link of port {name} is down")),
-                    None => ("port-closed", format!("port {name} is not open: see `penstock show ports`")),
-                })
-            }
-            _ => None,
         }
     }
 

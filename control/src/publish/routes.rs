@@ -62,7 +62,7 @@ pub struct Lookup<'a> {
 
 impl<'a> Lookup<'a> {
     /// The best route to `address`.
-    fn route(&self, address: Ipv4Addr) -> Option<(Ipv4Net, &'a Target)> {
+    pub(crate) fn route(&self, address: Ipv4Addr) -> Option<(Ipv4Net, &'a Target)> {
         self.lengths.iter().find_map(|len| {
             let net = Ipv4Net::new(address, *len).ok()?.trunc();
             self.routes.get(&net).map(|target| (net, target))

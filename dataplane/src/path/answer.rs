@@ -1,7 +1,7 @@
 //! Makes ICMP errors (RFC 792, 1191, 1812) out of the frames that cause them: no allocation, and every received frame
 //! still ends once. At a bounded rate (RFC 1812 section 4.3.2.8).
 
-use penstock_tables::Hop;
+use penstock_tables::{Hop, PortEntry};
 
 use super::Context;
 use super::batch::{Meta, Origin};
@@ -60,27 +60,57 @@ pub fn make<F: Frame>(frame: &mut F, meta: &mut Meta, error: Error, cx: &mut Con
     true
 }
 
-/// The address that speaks: of the port that the packet came in by; for a decrypted one, of the port that it was to leave
-/// by, since the outer address lies outside of the tunnel's selectors. Host order, 0 for none.
+/// The address that speaks (RFC 1812 section 4.3.2.4): of the port that the packet came in by; for a decrypted one, of the port
+/// that it was to leave by, since the outer address lies outside of the tunnel's selectors. Of several addresses, one that
+/// the answer's tunnel takes, then the one nearest to the station on that port. Host order, 0 for none.
 fn own_address(meta: &Meta, cx: &Context<'_>) -> u32 {
-    let address = |port: usize| cx.ports.get(port).map_or(0, |facts| facts.spec.address);
+    let (source, destination) = (meta.ip.source(), meta.ip.destination());
     match meta.origin {
-        Origin::Wire => address(usize::from(meta.port)),
+        Origin::Wire => choose(addresses(usize::from(meta.port), cx), source, |_| true),
         Origin::Kernel => 0,
-        Origin::Tunnel(_) => match cx.tables.route(meta.ip.destination()) {
-            Hop::Adjacency(index) => {
-                let port = cx.tables.adjacency(index).map_or_else(|hop| hop.port, |hop| hop.port);
-                address(usize::from(port))
-            }
-            Hop::Glean(port) => address(port as usize),
-            _ => cx.ports.iter().find(|facts| !facts.spec.public).map_or(0, |facts| facts.spec.address),
-        },
+        Origin::Tunnel(slot) => {
+            let takes =
+                |own| cx.tables.tunnel(slot).is_some_and(|tunnel| tunnel.covers_outbound(own, source));
+            let port = match cx.tables.route(destination) {
+                Hop::Adjacency(index) => {
+                    let port = cx.tables.adjacency(index).map_or_else(|hop| hop.port, |hop| hop.port);
+                    Some(usize::from(port))
+                }
+                Hop::Glean(port) => Some(port as usize),
+                _ => cx.ports.iter().position(|facts| !facts.spec.public),
+            };
+            port.map_or(0, |port| choose(addresses(port, cx), destination, takes))
+        }
     }
+}
+
+fn addresses<'a>(port: usize, cx: &Context<'a>) -> impl Iterator<Item = u32> + use<'a> {
+    let entry = (port < cx.ports.len()).then(|| cx.tables.port(port));
+    entry.into_iter().flat_map(PortEntry::addresses)
+}
+
+/// Of these addresses one that `takes` holds of, where there is one, and of those the one that has most in common with
+/// `near`; the first of equals.
+fn choose(all: impl Iterator<Item = u32>, near: u32, takes: impl Fn(u32) -> bool) -> u32 {
+    let rank = |own: u32| (takes(own), (own ^ near).leading_zeros());
+    all.map(|own| (rank(own), own))
+        .reduce(|best, it| if it.0 > best.0 { it } else { best })
+        .map_or(0, |it| it.1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_address_that_is_taken_and_nearest_speaks() {
+        let own = [0xc0a8_0101, 0x0a01_0001, 0x0a01_0501];
+        let speaks = |near, takes: fn(u32) -> bool| choose(own.into_iter(), near, takes);
+        assert_eq!(speaks(0x0a01_0507, |_| true), 0x0a01_0501);
+        assert_eq!(speaks(0x0a01_0507, |own| own == 0xc0a8_0101), 0xc0a8_0101);
+        assert_eq!(speaks(0x0a01_0007, |_| false), 0x0a01_0001, "one that is not taken is better than none");
+        assert_eq!(choose(std::iter::empty(), 1, |_| true), 0);
+    }
 
     #[test]
     fn the_rate_is_bounded_and_recovers() {

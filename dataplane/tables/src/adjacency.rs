@@ -76,6 +76,9 @@ impl Unresolved {
     }
 }
 
+/// Addresses of a port besides its first that the data plane is told.
+const OTHERS: usize = 12;
+
 /// What control says of a port. One cache line; the fields change in place, each alone.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -84,7 +87,8 @@ pub struct PortEntry {
     vlan: AtomicU32,
     mtu: AtomicU32,
     public: AtomicU32,
-    spare: [u64; 6],
+    /// Its other addresses, host order, 0 from the last on.
+    others: [AtomicU32; OTHERS],
 }
 
 const _: () = assert!(size_of::<PortEntry>() == 64);
@@ -92,7 +96,7 @@ const _: () = assert!(size_of::<PortEntry>() == 64);
 /// The values of a [`PortEntry`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortSpec {
-    /// First IPv4 address, host order, 0 for none: the source of ICMP answers.
+    /// First IPv4 address, host order, 0 for none.
     pub address: u32,
     /// 802.1Q VLAN identifier, 0 for untagged.
     pub vlan: u16,
@@ -109,6 +113,18 @@ impl PortEntry {
         self.address.store(spec.address, Ordering::Relaxed);
         self.vlan.store(u32::from(spec.vlan), Ordering::Relaxed);
         self.mtu.store(u32::from(spec.mtu), Ordering::Release);
+    }
+
+    /// Control side: the port's addresses after the first, host order. Those that there is no room for are left out.
+    pub fn set_others(&self, addresses: impl Iterator<Item = u32>) {
+        let all = addresses.chain(std::iter::repeat(0));
+        self.others.iter().zip(all).for_each(|(place, address)| place.store(address, Ordering::Relaxed));
+    }
+
+    /// All its addresses, host order, the first one first.
+    pub fn addresses(&self) -> impl Iterator<Item = u32> {
+        let all = std::iter::once(&self.address).chain(&self.others);
+        all.map(|place| place.load(Ordering::Relaxed)).filter(|address| *address != 0)
     }
 
     /// The values as they stand.
