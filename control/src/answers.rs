@@ -105,11 +105,6 @@ impl Gateway {
         }
     }
 
-    /// Whether outer packets reach the first hop on their way to `peer`.
-    pub(crate) fn path_to(&self, peer: Ipv4Addr) -> TunnelState {
-        self.path_by(&self.view.lookup(), peer)
-    }
-
     fn path_by(&self, lookup: &Lookup<'_>, peer: Ipv4Addr) -> TunnelState {
         match lookup.next_hop(peer) {
             None => TunnelState::NoRoute,
