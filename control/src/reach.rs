@@ -108,9 +108,9 @@ impl Gateway {
     fn private_side(&self, live: &Live) -> Vec<String> {
         let (spec, public) = (live.spec(), self.config().public_ports());
         let ours = |net: &Ipv4Net| {
-            let (address, mask) = (net.network().to_bits(), net.netmask().to_bits());
-            let mut own = spec.local.iter().filter(|own| own.mask != 0);
-            own.any(|own| own.address & mask & own.mask == address & mask & own.mask)
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            let mut own = spec.local.iter().filter(|own| (own.first, own.last) != (0, u32::MAX));
+            own.any(|own| own.first <= last && first <= own.last)
         };
         let routes = self.view.routes.iter().filter(|(net, _)| net.prefix_len() > 0 && ours(net));
         routes
