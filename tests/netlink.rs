@@ -40,6 +40,7 @@ const CASES: &[Case] = &cases![
     twins::are_made_adopted_changed_and_removed,
     twins::of_others_are_left_alone,
     twins::routes_are_installed_changed_and_removed,
+    twins::have_the_carrier_that_is_set,
     twins::never_forward,
     twins::frames_pass_both_ways,
     twins::devices_made_anew_are_attached_again,

@@ -257,6 +257,24 @@ impl Gateway {
         Some((twins, config.routes.iter().map(route).collect()))
     }
 
+    /// Whether the operator keeps a tunnel down.
+    pub(crate) fn is_held(&self, tunnel: &str) -> bool {
+        self.ike.held.contains(tunnel)
+    }
+
+    /// The interfaces of ports, with the ports.
+    pub(crate) fn twins_of_ports(&self) -> impl Iterator<Item = (u32, u8)> {
+        self.twins.ports()
+    }
+
+    /// The interfaces of tunnels, with the tunnels' names.
+    pub(crate) fn twins_of_tunnels(&self) -> impl Iterator<Item = (u32, &str)> {
+        let tunnels = self.checked.config.tunnels.iter();
+        let named = tunnels.filter_map(|(name, tunnel)| Some((tunnel.interface.as_deref()?, name.as_str())));
+        let owners: std::collections::HashMap<&str, &str> = named.collect();
+        self.twins.tunnels().filter_map(move |(index, interface)| Some((index, *owners.get(interface)?)))
+    }
+
     /// A clean end of both processes: wipes every key.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod answers;
 pub mod api;
+pub mod carrier;
 pub mod cli;
 pub mod clients;
 pub mod config;

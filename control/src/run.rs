@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::api::server::{Call, Server};
+use crate::carrier::Carriers;
 use crate::config::{Checked, Listen};
 use crate::gateway::{Gateway, GatewayError};
 use crate::neighbours;
@@ -93,6 +94,7 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
         applied: None,
         tried: None,
         held: Instant::now(),
+        carriers: Carriers::default(),
     };
     let limits =
         neighbours::raise_limits(Path::new(neighbours::LIMITS), gateway.config().capacity.neighbours);
@@ -156,6 +158,7 @@ struct Kernel {
     applied: Option<(Vec<TwinSpec>, Vec<RouteSpec>)>,
     tried: Option<Instant>,
     held: Instant,
+    carriers: Carriers,
 }
 
 struct Process {
@@ -184,6 +187,7 @@ impl Process {
                     // However busy all else is.
                     scrape = scrape.and_then(|scrape| self.gateway.scrape_on(scrape));
                     self.follow_twins().await;
+                    self.follow_carriers().await;
                 }
                 changed = self.mirror.changed() => match changed {
                     Ok(_) => self.gateway.kernel_changed(&self.mirror),
@@ -245,6 +249,13 @@ impl Process {
             }
         };
         self.gateway.note("twins", problems);
+    }
+
+    /// Gives twins their carriers.
+    async fn follow_carriers(&mut self) {
+        let Kernel { carriers, twins, .. } = &mut self.twins;
+        let result = carriers.follow(&self.gateway, self.mirror.kernel(), twins).await;
+        self.gateway.note("carriers", result.err().map(|error| error.to_string()).into_iter().collect());
     }
 
     /// Leaves nothing behind, neither keys nor devices.

@@ -18,7 +18,7 @@ use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 use tun_rs::{DeviceBuilder, Layer};
 
-use crate::netlink::{Address, Kernel, Link, Mirror, MirrorError};
+use crate::netlink::{Address, Kernel, Link, Mirror, MirrorError, TWIN};
 
 /// The number that marks our addresses (IFA_PROTO) and routes (RTPROT_*); write `112 penstock` into
 /// /etc/iproute2/rt_protos to see it by name.
@@ -143,7 +143,9 @@ pub struct Applied {
 ///   segment.
 /// - `promote_secondaries` 1: removing one address does not take others of its network away.
 /// - `accept_redirects` 0: routes come from the configuration and from FRR.
-const SETTINGS: [(&str, &str); 5] = [
+/// - `ignore_routes_with_linkdown` 1: a route over a port without a link or a tunnel without an SA gives way to the next.
+const SETTINGS: [(&str, &str); 6] = [
+    ("ignore_routes_with_linkdown", "1"),
     ("forwarding", "0"),
     ("arp_ignore", "1"),
     ("arp_announce", "2"),
@@ -174,7 +176,7 @@ impl Twins {
     pub fn open(instance: &str) -> Result<Twins, TwinError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(MirrorError::Open)?;
         let connection = tokio::spawn(connection);
-        Ok(Twins { mark: format!("penstock:{instance}"), handle, connection })
+        Ok(Twins { mark: format!("{TWIN}{instance}"), handle, connection })
     }
 
     /// Makes the kernel have exactly these twins and routes of ours. Those that are there stay up and keep what
@@ -244,6 +246,17 @@ impl Twins {
             }
         }
         Ok(found)
+    }
+
+    /// Gives a twin its carrier, or takes it. The kernel gives one only to a device that the data plane is attached to.
+    ///
+    /// # Errors
+    /// The kernel refuses (it is older than 5.0).
+    pub async fn set_carrier(&self, ifindex: u32, on: bool) -> Result<(), TwinError> {
+        let message = LinkUnspec::new_with_index(ifindex).carrier(on).build();
+        let set = self.handle.link().change(message).execute().await;
+        let what = || format!("set the carrier of interface {ifindex}");
+        done(set, what, &[libc::EPERM, libc::ENODEV]).map(drop)
     }
 
     fn is_ours(&self, link: &Link) -> bool {
@@ -392,16 +405,10 @@ impl Twins {
         let (to, metric) = (route.to.trunc(), route.metric);
         let mut same = kernel.candidates().filter(|(prefix, one)| (*prefix, one.metric) == (to, metric));
         let replace = match same.next() {
-            Some((_, one)) if one.protocol == PROTOCOL => true,
-            Some(_) => return Err(TwinError::RouteTaken { to, metric }),
-            None => false,
+            Some((_, one)) if one.protocol != PROTOCOL => return Err(TwinError::RouteTaken { to, metric }),
+            Some((_, one)) if one.is_via(ifindex, route.via) => return Ok(false),
+            there => there.is_some(),
         };
-        let best = kernel.routes().get(&to).filter(|best| (best.metric, best.protocol) == (metric, PROTOCOL));
-        if best.is_some_and(
-            |best| matches!(best.target.hops(), [hop] if (hop.ifindex, hop.gateway) == (ifindex, route.via)),
-        ) {
-            return Ok(false);
-        }
         let message = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to.addr(), to.prefix_len());
         let message =
             message.output_interface(ifindex).priority(metric).protocol(RouteProtocol::Other(PROTOCOL));

@@ -49,6 +49,7 @@ pub fn are_made_adopted_changed_and_removed() {
             assert_eq!(addresses, spec.addresses.into_iter().collect());
             assert_eq!(setting(&spec.name, "ipv4/conf/TWIN/forwarding"), "0");
             assert_eq!(setting(&spec.name, "ipv4/conf/TWIN/arp_ignore"), "1");
+            assert_eq!(setting(&spec.name, "ipv4/conf/TWIN/ignore_routes_with_linkdown"), "1");
             assert_eq!(setting(&spec.name, "ipv4/conf/TWIN/rp_filter"), "0");
             assert_eq!(setting(&spec.name, "ipv6/conf/TWIN/disable_ipv6"), "1");
         }
@@ -69,7 +70,10 @@ pub fn are_made_adopted_changed_and_removed() {
         let kernel = mirror.kernel();
         let addresses: BTreeSet<_> = kernel.addresses().iter().map(|it| it.address).collect();
         assert_eq!(addresses, ["192.0.2.1/24", "192.0.2.100/24", "203.0.113.1/24"].map(net).into());
-        assert!(kernel.routes().contains_key(&net("10.2.0.0/16")));
+        // The mirror takes no route over a twin without a carrier.
+        let stays = std::process::Command::new("ip").args(["route", "show", "10.2.0.0/16"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&stays.stdout).contains("via 192.0.2.2 dev plan"));
+        assert!(!kernel.routes().contains_key(&net("10.2.0.0/16")));
         assert_eq!(
             (kernel.ifindex("plan"), kernel.ifindex("ptun")),
             (first.ifindices.get("plan").copied(), None)
@@ -117,6 +121,8 @@ pub fn routes_are_installed_changed_and_removed() {
         let specs = [lan(), tunnel()];
         let applied = twins.apply(&specs, &routes).await.unwrap();
         let (plan, ptun) = (applied.ifindices["plan"], applied.ifindices["ptun"]);
+        let attached = Running::new(64);
+        attached.attached(2);
         let hop = async |to: &str| {
             let mirror = Mirror::open().await.unwrap();
             let route = mirror.kernel().routes().get(&net(to)).filter(|route| route.protocol == PROTOCOL);
@@ -143,6 +149,48 @@ pub fn routes_are_installed_changed_and_removed() {
         assert!(matches!(taken, TwinError::RouteTaken { metric: 0, .. }), "{taken}");
         let nowhere = twins.apply(&specs, &[route("10.40.0.0/16", "172.16.0.1", 0)]).await.unwrap_err();
         assert!(matches!(nowhere, TwinError::NoTwin(to) if to == net("10.40.0.0/16")), "{nowhere}");
+    });
+}
+
+pub fn have_the_carrier_that_is_set() {
+    block_on(async {
+        let twins = Twins::open("test").unwrap();
+        let applied = twins.apply(&[lan(), tunnel()], &[]).await.unwrap();
+        let (plan, ptun) = (applied.ifindices["plan"], applied.ifindices["ptun"]);
+        let carriers = async || {
+            let mirror = Mirror::open().await.unwrap();
+            [plan, ptun].map(|index| mirror.kernel().links()[&index].carrier)
+        };
+        // Without the data plane there is none, whoever asks for it.
+        twins.set_carrier(ptun, true).await.unwrap();
+        assert_eq!(carriers().await, [false, false]);
+        let running = Running::new(64);
+        running.attached(2);
+        assert_eq!(carriers().await, [true, true]);
+        ip(&[
+            "route add 10.20.0.0/16 dev ptun metric 10",
+            "route add 10.20.0.0/16 via 192.0.2.7 metric 20",
+            "route add 10.21.0.0/16 dev ptun",
+        ]);
+        let target = async |to: &str| {
+            let mirror = Mirror::open().await.unwrap();
+            mirror.kernel().routes().get(&net(to)).map(|route| route.target.hops()[0].ifindex)
+        };
+        assert_eq!((target("10.20.0.0/16").await, target("10.21.0.0/16").await), (Some(ptun), Some(ptun)));
+        // The tunnel goes down: the worse route takes over; what has no other stays in the tunnel, never in the clear.
+        twins.set_carrier(ptun, false).await.unwrap();
+        assert_eq!(carriers().await, [true, false]);
+        assert_eq!((target("10.20.0.0/16").await, target("10.21.0.0/16").await), (Some(plan), Some(ptun)));
+        // So does the kernel, which says which one it takes; its own flags follow within a second.
+        let kernel_takes = || {
+            let said = std::process::Command::new("ip").args(["route", "get", "10.20.0.9"]).output().unwrap();
+            String::from_utf8_lossy(&said.stdout).contains("dev plan").then_some(())
+        };
+        wait_for("the kernel's choice", kernel_takes);
+        twins.set_carrier(ptun, true).await.unwrap();
+        assert_eq!((carriers().await, target("10.20.0.0/16").await), ([true, true], Some(ptun)));
+        twins.set_carrier(plan, false).await.unwrap();
+        assert_eq!(carriers().await, [false, true]);
     });
 }
 

@@ -2,7 +2,8 @@
 //!
 //! [`Event`]s enter, in the order of the kernel; [`Kernel::settle`] gives out what they changed. No I/O, no clock. The
 //! choice among routes is the kernel's: longest prefix by the reader, then lowest metric, then the first of the list,
-//! never over links that are down. RFC 1812 section 5.2.4 is the forwarding rule that this serves.
+//! never over links that are down, and over twins without a carrier only where they are of tunnels and nothing else
+//! has the prefix. RFC 1812 section 5.2.4 is the forwarding rule that this serves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -124,7 +125,7 @@ impl Kernel {
     }
 
     fn link(&mut self, ifindex: u32, new: Option<Link>) {
-        let up = |link: &Option<Link>| link.as_ref().is_some_and(|link| link.up);
+        let up = |link: &Option<Link>| link.as_ref().map(|link| (link.carries(), link.is_silent_tunnel()));
         let old = match &new {
             Some(link) => self.links.insert(ifindex, link.clone()),
             None => self.links.remove(&ifindex),
@@ -213,37 +214,51 @@ impl Kernel {
         std::mem::take(&mut self.changes)
     }
 
-    fn best(&mut self, prefix: Ipv4Net, resolved: &mut BTreeMap<u32, Option<Target>>) -> Option<Route> {
+    /// The best route that can be used now. Where all that is left of a prefix leads into tunnels that are down, it still
+    /// leads there: a shorter prefix would take in the clear what belongs to them.
+    fn best(&mut self, prefix: Ipv4Net, resolved: &mut Resolved) -> Option<Route> {
+        let carrying = self.best_by(prefix, Link::carries, false, resolved)?;
+        carrying.or_else(|| self.best_by(prefix, Link::is_silent_tunnel, true, resolved).flatten())
+    }
+
+    /// The best route over links that `serves` is true of: `None` where a route of type throw ends the search.
+    fn best_by(
+        &mut self,
+        prefix: Ipv4Net,
+        serves: fn(&Link) -> bool,
+        silent: bool,
+        resolved: &mut Resolved,
+    ) -> Option<Option<Route>> {
         // A type of service other than 0 is a choice that the data plane does not make.
         let list: &[Candidate] = self.candidates.get(&prefix).map_or(&[], Vec::as_slice);
         for candidate in list.iter().filter(|candidate| candidate.tos == 0) {
             let target = match &candidate.way {
                 Way::Nowhere => return None,
                 Way::Target(Target::Via(hops)) => {
-                    via(hops.iter().filter(|hop| self.is_up(hop)).copied(), hops)
+                    via(hops.iter().filter(|hop| self.is_by(hop, serves)).copied(), hops)
                 }
                 Way::Target(target) => Some(target.clone()),
                 Way::Object(id) => {
                     if !self.nexthops.contains_key(id) {
                         self.missing.insert(*id);
                     }
-                    resolved.entry(*id).or_insert_with(|| self.resolve(*id)).clone()
+                    resolved.entry((*id, silent)).or_insert_with(|| self.resolve(*id, serves)).clone()
                 }
             };
             if let Some(target) = target {
                 let Candidate { metric, protocol, source, .. } = *candidate;
-                return Some(Route { target, metric, protocol, source });
+                return Some(Some(Route { target, metric, protocol, source }));
             }
         }
-        None
+        Some(None)
     }
 
-    fn is_up(&self, hop: &Hop) -> bool {
-        self.links.get(&hop.ifindex).is_some_and(|link| link.up)
+    fn is_by(&self, hop: &Hop, serves: fn(&Link) -> bool) -> bool {
+        self.links.get(&hop.ifindex).is_some_and(serves)
     }
 
-    /// Where an object leads; `None` where it is not there or all its links are down.
-    fn resolve(&self, id: u32) -> Option<Target> {
+    /// Where an object leads; `None` where it is not there or no link of it serves.
+    fn resolve(&self, id: u32, serves: fn(&Link) -> bool) -> Option<Target> {
         let members = match self.nexthops.get(&id)? {
             Nexthop::Group(members) => members.as_slice(),
             _ => &[(id, 1)],
@@ -252,7 +267,7 @@ impl Kernel {
         let mut hops = Vec::with_capacity(members.len());
         for &(member, weight) in members {
             match self.nexthops.get(&member) {
-                Some(Nexthop::Hop(hop)) if self.is_up(hop) => hops.push(Hop { weight, ..*hop }),
+                Some(Nexthop::Hop(hop)) if self.is_by(hop, serves) => hops.push(Hop { weight, ..*hop }),
                 Some(Nexthop::Blackhole) => refused = Some(Target::Blackhole),
                 // A group within a group is refused by the kernel.
                 Some(Nexthop::Unsupported | Nexthop::Group(_)) => refused = Some(Target::Unreachable),
@@ -273,6 +288,9 @@ impl Kernel {
         }
     }
 }
+
+/// Where objects lead, by their number and by whether tunnels that are down count.
+type Resolved = BTreeMap<(u32, bool), Option<Target>>;
 
 /// The living hops of a list, sharing it where all live.
 fn via(living: impl Iterator<Item = Hop> + Clone, all: &Arc<[Hop]>) -> Option<Target> {
@@ -425,6 +443,50 @@ mod tests {
         link(&mut kernel, 1, true);
         kernel.settle();
         assert_eq!(target(&kernel, "10.0.0.0/8"), Some(hops(&[one])));
+    }
+
+    #[test]
+    fn a_tunnel_without_a_carrier_gives_way_to_a_route_of_the_same_prefix_and_to_no_shorter_one() {
+        let mut kernel = kernel();
+        let twin = |kernel: &mut Kernel, carrier| {
+            let (kind, alias) = (Some("tun".into()), Some("penstock:a".into()));
+            let link = Link { name: "t".into(), up: true, carrier, kind, alias, ..Link::default() };
+            kernel.apply(Event::Link(4, link));
+            kernel.settle()
+        };
+        twin(&mut kernel, true);
+        let way = |ifindex| Way::Target(hops(&[hop(ifindex, "")]));
+        kernel.apply(Event::Nexthop(7, Nexthop::Hop(hop(4, ""))));
+        route(&mut kernel, "0.0.0.0/0", way(1), 0, Placement::Prepend);
+        route(&mut kernel, "10.2.0.0/16", way(4), 10, Placement::Prepend);
+        route(&mut kernel, "10.3.0.0/16", Way::Object(7), 10, Placement::Prepend);
+        kernel.settle();
+        assert!(twin(&mut kernel, false).routes.is_empty());
+        let targets = |kernel: &Kernel| ["10.2.0.0/16", "10.3.0.0/16"].map(|net| target(kernel, net));
+        let by = |ifindex| [Some(hops(&[hop(ifindex, "")])), Some(hops(&[hop(ifindex, "")]))];
+        assert_eq!(targets(&kernel), by(4));
+        for prefix in ["10.2.0.0/16", "10.3.0.0/16"] {
+            route(&mut kernel, prefix, way(2), 20, Placement::Prepend);
+        }
+        kernel.settle();
+        assert_eq!(targets(&kernel), by(2));
+        assert_eq!(twin(&mut kernel, true).routes.len(), 2);
+        assert_eq!(targets(&kernel), by(4));
+    }
+
+    #[test]
+    fn a_port_without_a_link_carries_no_route_and_foreign_devices_do() {
+        let mut kernel = kernel();
+        for (ifindex, alias) in [(4, "penstock:a"), (5, "of somebody else")] {
+            let (kind, alias) = (Some("tun".into()), Some(alias.into()));
+            let link = Link { up: true, mac: Some([2; 6]), kind, alias, ..Link::default() };
+            kernel.apply(Event::Link(ifindex, link));
+        }
+        route(&mut kernel, "10.4.0.0/16", Way::Target(hops(&[hop(4, "")])), 0, Placement::Prepend);
+        route(&mut kernel, "10.5.0.0/16", Way::Target(hops(&[hop(5, "")])), 0, Placement::Prepend);
+        kernel.settle();
+        assert_eq!(target(&kernel, "10.4.0.0/16"), None);
+        assert_eq!(target(&kernel, "10.5.0.0/16"), Some(hops(&[hop(5, "")])));
     }
 
     #[test]

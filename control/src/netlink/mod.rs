@@ -12,4 +12,5 @@ pub(crate) mod types;
 
 pub use kernel::Kernel;
 pub use mirror::{Mirror, MirrorError, MirrorStatistics};
+pub(crate) use types::TWIN;
 pub use types::{Address, Changes, Hop, Link, Neighbour, Nexthop, Nud, Route, Target};

@@ -21,10 +21,31 @@ pub struct Link {
     pub mtu: u32,
     /// Set up by the administrator.
     pub up: bool,
-    /// Has a carrier: of a twin, that the data plane is attached to it.
+    /// Has a carrier: of a twin, that the data plane is attached to it and that its port has a link, its tunnel an SA.
     pub carrier: bool,
     /// The alias, where a device's owner leaves a mark.
     pub alias: Option<String>,
+}
+
+/// What the alias of a twin begins with.
+pub(crate) const TWIN: &str = "penstock:";
+
+impl Link {
+    /// Whether a route may go by it. On twins the kernel ignores routes without a carrier (their setting
+    /// `ignore_routes_with_linkdown`), on other interfaces it does not by default.
+    pub(crate) fn carries(&self) -> bool {
+        self.up && (self.carrier || !self.is_twin())
+    }
+
+    /// Whether it is the interface of a tunnel that is down, so that what its routes lead to is not sent elsewhere.
+    pub(crate) fn is_silent_tunnel(&self) -> bool {
+        self.up && !self.carrier && self.mac.is_none() && self.is_twin()
+    }
+
+    fn is_twin(&self) -> bool {
+        self.kind.as_deref() == Some("tun")
+            && self.alias.as_ref().is_some_and(|alias| alias.starts_with(TWIN))
+    }
 }
 
 /// An IPv4 address of an interface.
@@ -68,6 +89,12 @@ pub enum Target {
 }
 
 impl Candidate {
+    /// Whether it goes on by this hop alone.
+    pub(crate) fn is_via(&self, ifindex: u32, gateway: Option<Ipv4Addr>) -> bool {
+        let Way::Target(target) = &self.way else { return false };
+        matches!(target.hops(), [hop] if (hop.ifindex, hop.gateway) == (ifindex, gateway))
+    }
+
     /// Whether it goes on by no interface but these.
     pub(crate) fn is_by(&self, ifindices: &[u32]) -> bool {
         match &self.way {

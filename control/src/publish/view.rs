@@ -49,6 +49,16 @@ impl TwinIndex {
         })
     }
 
+    /// The ports' interfaces, with the ports.
+    pub fn ports(&self) -> impl Iterator<Item = (u32, u8)> {
+        self.ports.iter().map(|(index, port)| (*index, *port))
+    }
+
+    /// The tunnels' interfaces, with their names.
+    pub fn tunnels(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.tunnels.iter().map(|(index, name)| (*index, name.as_str()))
+    }
+
     /// The kernel as the data plane should see it.
     pub fn view(&self, kernel: &Kernel) -> KernelView {
         let mut view = KernelView::default();
