@@ -3,12 +3,12 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use penstock_suite::capture::{Capture, Seen, frames, see};
 use penstock_suite::charon::Auth;
-use penstock_suite::command::{inside, signal, succeed, until};
+use penstock_suite::command::{inside, output, signal, succeed, text, until};
 use penstock_suite::counters::Counters;
 use penstock_suite::gateway::{Gateway, Setup, secret_tunnel};
 use penstock_suite::lab::{Lab, Site, ping};
@@ -159,10 +159,20 @@ fn the_carrier_follows_the_sa_and_another_route_takes_over() {
     };
     soon("the tunnel's route", &mut || leads_to("tunnel site") && lab.ping(Site::A, "10.2.0.2", 1) == 1);
 
+    let code = |gateway: &Gateway, arguments: &[&str]| output(&mut gateway.command(arguments)).status.code();
+    assert_eq!(code(&a, &["status", "--check"]), Some(0));
+    // A reader that leaves after the first line is no error.
+    let command = format!("{:?} | true", a.command(&["show", "drops", "--all", "--json"]));
+    let said = output(Command::new("bash").args(["-c", &format!("set -o pipefail; {command}")]));
+    assert_eq!((said.status.code(), text(&said.stderr).as_str()), (Some(0), ""), "{command}");
+
     // Taken down by the operator.
     a.run(&["terminate", "site"]);
     soon("no carrier, and the other route", &mut || !has_carrier(&a) && leads_to("port lan"));
     soon("no carrier at the peer", &mut || !has_carrier(&b));
+    assert_eq!(code(&a, &["status", "--check"]), Some(1));
+    let why = output(&mut a.command(&["why", "site", "--check"]));
+    assert_eq!((why.status.code(), text(&why.stdout).lines().count()), (Some(1), 1));
     a.run(&["initiate", "site"]);
     soon("the tunnel's route again", &mut || has_carrier(&a) && leads_to("tunnel site"));
 
@@ -184,6 +194,7 @@ fn the_carrier_follows_the_sa_and_another_route_takes_over() {
     signal(dataplane, Signal::KILL);
     soon("no carrier without the peer", &mut || !has_carrier(&a) && leads_to("port lan"));
     soon("it ends", &mut || b.dataplane().is_none());
+    assert_eq!(code(&b, &["status", "--check"]), Some(2));
     b.restart_control();
     lab.plug(Site::B);
     soon("the peer is back", &mut || has_carrier(&a) && leads_to("tunnel site"));

@@ -43,7 +43,11 @@ pub enum Command {
     /// Have the running gateway read its configuration again; tunnels that did not change lose nothing.
     Apply,
     /// Say how the running gateway is.
-    Status,
+    Status {
+        /// One line, and exit code 1 where a tunnel is down or the data plane does not run, 2 where no gateway answers.
+        #[arg(long)]
+        check: bool,
+    },
     /// List something of the running gateway.
     Show {
         /// What to list.
@@ -94,6 +98,9 @@ pub enum Command {
     Why {
         /// Name of the tunnel.
         tunnel: String,
+        /// One line, and exit code 1 where the tunnel is down, 2 where no gateway answers or knows it.
+        #[arg(long)]
+        check: bool,
     },
     /// List the last events of a tunnel with IKEv2.
     Log {

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod config;
 pub mod events;
 pub mod gateway;
+pub mod health;
 pub mod ike;
 pub mod neighbours;
 pub mod netlink;

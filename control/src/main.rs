@@ -1,4 +1,5 @@
-//! The `penstock` command: arguments enter, output and an exit code leave (0 done, 1 refused, 2 wrong arguments).
+//! The `penstock` command: arguments enter, output and an exit code leave (0 done, 1 refused, 2 wrong arguments;
+//! of `--check` 0 up, 1 down, 2 nobody answers).
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -7,9 +8,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use penstock_control::api::client::{Client, ClientError};
-use penstock_control::api::types::{Answer, Request, WorkerStatus};
+use penstock_control::api::types::{Answer, Request, Select, WorkerStatus};
 use penstock_control::cli::{Cli, Command, Show};
 use penstock_control::config::{Config, ConfigError, Machine};
+use penstock_control::health::{self, Health};
 use penstock_control::{run, show, top};
 use serde_json::json;
 
@@ -18,7 +20,7 @@ type Done = Result<ExitCode, Box<dyn Error>>;
 fn main() -> ExitCode {
     // Before anything is read: `check` holds secrets too.
     if let Err(error) = penstock_tables::dump::leave_out() {
-        eprintln!("penstock: core dumps cannot be switched off: {error}");
+        complain(format_args!("penstock: core dumps cannot be switched off: {error}"));
     }
     let cli = Cli::parse();
     match dispatch(&cli) {
@@ -27,9 +29,9 @@ fn main() -> ExitCode {
         Err(error) => {
             match error.downcast_ref::<ConfigError>() {
                 // Begins with the file's name, as a compiler's message does.
-                Some(error) => eprintln!("{error}"),
-                None if cli.json => eprintln!("{}", json!({ "error": error.to_string() })),
-                None => eprintln!("penstock: {error}"),
+                Some(error) => complain(error),
+                None if cli.json => complain(json!({ "error": error.to_string() })),
+                None => complain(format_args!("penstock: {error}")),
             }
             ExitCode::FAILURE
         }
@@ -42,7 +44,8 @@ fn dispatch(cli: &Cli) -> Done {
         Command::Control => gateway(cli, false),
         Command::Check { file } => check(file.as_deref().unwrap_or(&cli.config), cli.json),
         Command::Apply => ask(cli, &Request::Apply, false),
-        Command::Status => ask(cli, &Request::Status, false),
+        Command::Status { check: false } => ask(cli, &Request::Status, false),
+        Command::Status { check: true } => verdict(cli, gateway_health),
         Command::Show { what } => match what {
             Show::Sa { tunnel, which } => {
                 ask(cli, &Request::Sas { tunnel: tunnel.clone(), select: which.into() }, false)
@@ -68,19 +71,60 @@ fn dispatch(cli: &Cli) -> Done {
         Command::Terminate { tunnel, ike } => {
             ask(cli, &Request::Terminate { tunnel: tunnel.clone(), ike: *ike }, false)
         }
-        Command::Why { tunnel } => ask(cli, &Request::Why { tunnel: tunnel.clone() }, false),
+        Command::Why { tunnel, check: false } => ask(cli, &Request::Why { tunnel: tunnel.clone() }, false),
+        Command::Why { tunnel, check: true } => verdict(cli, |client| tunnel_health(client, tunnel)),
         Command::Log { tunnel } => ask(cli, &Request::Log { tunnel: tunnel.clone() }, false),
         Command::Completions { shell } => completions(*shell),
         Command::Man => man(),
     }
 }
 
+/// Whether nobody reads our output any more (`| head`, `| grep -q`), which is no error. A broken connection to the gateway is one.
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    let io = match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Io(error)) => Some(error),
-        _ => error.downcast_ref::<io::Error>(),
+    let json = error.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+    let kind = json.or_else(|| error.downcast_ref::<io::Error>().map(io::Error::kind));
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+/// A line for standard error, where somebody reads it.
+fn complain(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn unexpected() -> ClientError {
+    io::Error::other("it answered something else").into()
+}
+
+fn gateway_health(client: &mut Client) -> Result<Health, ClientError> {
+    let Answer::Status(status) = client.ask(&Request::Status)? else { return Err(unexpected()) };
+    match client.ask_all(&Request::Tunnels { select: Select::default() })? {
+        Answer::Tunnels(page) => Ok(health::of_gateway(&status, &page.rows)),
+        _ => Err(unexpected()),
+    }
+}
+
+fn tunnel_health(client: &mut Client, tunnel: &str) -> Result<Health, ClientError> {
+    match client.ask(&Request::Why { tunnel: tunnel.into() })? {
+        Answer::Why(why) => Ok(health::of_tunnel(&why)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// One line and an exit code, for scripts.
+fn verdict(cli: &Cli, ask: impl FnOnce(&mut Client) -> Result<Health, ClientError>) -> Done {
+    let health = match connect(cli).and_then(|mut client| ask(&mut client)) {
+        Ok(health) => health,
+        Err(error) => {
+            complain(format_args!("penstock: {error}"));
+            return Ok(ExitCode::from(2));
+        }
     };
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    // The code counts, also where nobody reads the line.
+    let _ = match cli.json {
+        true => writeln!(io::stdout(), "{}", json!(health)),
+        false => writeln!(io::stdout(), "{}", health.text),
+    };
+    Ok(if health.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs a gateway in the foreground.
@@ -113,7 +157,7 @@ fn workers(cli: &Cli, seconds: f64) -> Done {
     let mut client = connect(cli)?;
     let mut reading = || match client.ask(&Request::Workers)? {
         Answer::Workers(workers) => Ok(workers),
-        _ => Err(ClientError::from(io::Error::other("it answered something else"))),
+        _ => Err(unexpected()),
     };
     let before = reading()?;
     std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
@@ -131,7 +175,7 @@ fn tell(cli: &Cli, answer: &Answer, all: bool) -> Done {
     }
     if let Some((next, rows)) = answer.next() {
         out.flush()?;
-        eprintln!("{rows} rows; more with --after '{next}'");
+        complain(format_args!("{rows} rows; more with --after '{next}'"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -178,7 +222,7 @@ fn check(file: &Path, json: bool) -> Done {
     }
     let checked = result?;
     for warning in &checked.warnings {
-        eprintln!("{}: warning: {warning}", file.display());
+        complain(format_args!("{}: warning: {warning}", file.display()));
     }
     let (ports, tunnels) = (checked.config.ports.len(), checked.config.tunnels.len());
     writeln!(io::stdout(), "{}: good: {ports} ports, {tunnels} tunnels", file.display())?;
@@ -213,4 +257,32 @@ fn man() -> Done {
     }
     io::stdout().write_all(&page)?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe that nobody reads.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_no_error_and_a_gateway_that_leaves_is_one() {
+        let json = serde_json::to_writer_pretty(Closed, &json!({ "a": 1 })).unwrap_err();
+        let text = Closed.write_all(b"a").unwrap_err();
+        let errors: [Box<dyn Error>; 2] = [json.into(), text.into()];
+        assert!(errors.iter().all(|error| is_broken_pipe(error.as_ref())));
+        let gateway: Box<dyn Error> = ClientError::from(io::Error::from(io::ErrorKind::BrokenPipe)).into();
+        assert!(!is_broken_pipe(gateway.as_ref()));
+    }
 }
