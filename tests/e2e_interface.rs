@@ -147,17 +147,17 @@ fn the_carrier_follows_the_sa_and_another_route_takes_over() {
     // The floating static route: another router on the LAN.
     ip(&a, "neigh add 10.1.0.77 lladdr 02:00:00:00:00:77 dev lan");
     ip(&a, "route add 10.2.0.0/24 via 10.1.0.77 metric 20");
-    let leads_to = |text: &str| {
+    let leads_to = |a: &Gateway, text: &str| {
         let routes = a.json(&["show", "routes", "--prefix", "10.2.0.0/24"]);
         let mut routes = routes.as_array().expect("a list").iter();
-        let by_kernel = shown(&a, "route get 10.2.0.2");
+        let by_kernel = shown(a, "route get 10.2.0.2");
         let device = if text.starts_with("tunnel") { "dev tosite" } else { "dev lan" };
         by_kernel.contains(device)
             && routes.any(|route| {
                 route["prefix"] == "10.2.0.0/24" && route["target"].as_str().expect("text").starts_with(text)
             })
     };
-    soon("the tunnel's route", &mut || leads_to("tunnel site") && lab.ping(Site::A, "10.2.0.2", 1) == 1);
+    soon("the tunnel's route", &mut || leads_to(&a, "tunnel site") && lab.ping(Site::A, "10.2.0.2", 1) == 1);
 
     let code = |gateway: &Gateway, arguments: &[&str]| output(&mut gateway.command(arguments)).status.code();
     assert_eq!(code(&a, &["status", "--check"]), Some(0));
@@ -168,13 +168,13 @@ fn the_carrier_follows_the_sa_and_another_route_takes_over() {
 
     // Taken down by the operator.
     a.run(&["terminate", "site"]);
-    soon("no carrier, and the other route", &mut || !has_carrier(&a) && leads_to("port lan"));
+    soon("no carrier, and the other route", &mut || !has_carrier(&a) && leads_to(&a, "port lan"));
     soon("no carrier at the peer", &mut || !has_carrier(&b));
     assert_eq!(code(&a, &["status", "--check"]), Some(1));
     let why = output(&mut a.command(&["why", "site", "--check"]));
     assert_eq!((why.status.code(), text(&why.stdout).lines().count()), (Some(1), 1));
     a.run(&["initiate", "site"]);
-    soon("the tunnel's route again", &mut || has_carrier(&a) && leads_to("tunnel site"));
+    soon("the tunnel's route again", &mut || has_carrier(&a) && leads_to(&a, "tunnel site"));
 
     // A control that starts again finds the SA; the carrier does not go.
     let monitor = Monitor::start(&a, lab.file("monitor"));
@@ -186,18 +186,18 @@ fn the_carrier_follows_the_sa_and_another_route_takes_over() {
     // The data plane that starts again attaches, and the carrier follows.
     a.kill_dataplane();
     lab.plug(Site::A);
-    soon("a carrier after the data plane's restart", &mut || has_carrier(&a) && leads_to("tunnel site"));
+    soon("a carrier after the data plane's restart", &mut || has_carrier(&a) && leads_to(&a, "tunnel site"));
 
     // The peer's host stops, all at once.
     let dataplane = b.dataplane().expect("it runs");
     b.kill_control();
     signal(dataplane, Signal::KILL);
-    soon("no carrier without the peer", &mut || !has_carrier(&a) && leads_to("port lan"));
+    soon("no carrier without the peer", &mut || !has_carrier(&a) && leads_to(&a, "port lan"));
     soon("it ends", &mut || b.dataplane().is_none());
     assert_eq!(code(&b, &["status", "--check"]), Some(2));
     b.restart_control();
     lab.plug(Site::B);
-    soon("the peer is back", &mut || has_carrier(&a) && leads_to("tunnel site"));
+    soon("the peer is back", &mut || has_carrier(&a) && leads_to(&a, "tunnel site"));
     for gateway in [a, b] {
         gateway.stop();
     }
