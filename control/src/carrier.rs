@@ -54,7 +54,7 @@ impl Gateway {
             let live = self.tunnels.get(name)?;
             let tunnel = self.config().tunnels.get(name)?;
             let held = self.is_held(name);
-            Some((interface, of_tunnel(live.outbound.is_some(), waits_for_traffic(tunnel), held)))
+            Some((interface, of_tunnel(live.outbound().is_some(), waits_for_traffic(tunnel), held)))
         });
         let other = |(interface, wanted): &(u32, bool)| {
             kernel.links().get(interface).is_some_and(|link| link.up && link.carrier != *wanted)
