@@ -14,7 +14,7 @@ use penstock_tables::{StateView, TablesWriter};
 use crate::api::types::Applied;
 use crate::config::{self, Checked, Config, Machine};
 use crate::events::Events;
-use crate::ike::{ConnectionError, Ike, configured};
+use crate::ike::{Configured, ConnectionError, Ike, configured};
 use crate::neighbours::Neighbours;
 use crate::netlink::Mirror;
 use crate::publish::journal::{Journal, JournalError};
@@ -86,6 +86,10 @@ pub struct Gateway {
     incomplete: Option<Instant>,
     looked: Option<Instant>,
     unread: Option<Instant>,
+    /// Until when slots that are going away are waited for, before what is missing is installed.
+    settling: Option<Instant>,
+    /// The connections that the machine follows from then on.
+    wanted: Option<BTreeMap<Arc<str>, Configured>>,
     /// Since when the tables lack what found no room.
     unpublished: Option<Instant>,
 }
@@ -127,6 +131,8 @@ impl Gateway {
             incomplete: None,
             looked: None,
             unread: None,
+            settling: None,
+            wanted: None,
             unpublished: None,
         };
         gateway.remember_applied(true);
@@ -153,11 +159,12 @@ impl Gateway {
     /// What is due every few milliseconds.
     pub fn tick(&mut self, mirror: &mut Mirror) {
         self.follow_state();
-        let Some(state) = &self.state else { return };
+        let Some(state) = &self.state else { return self.settle_on() };
         let news = self.events.drain(state);
         let problems = self.tunnels.watch(&mut self.tables, state);
         self.note("rekey", problems);
         self.tables.reclaim(self.state.as_ref());
+        self.settle_on();
         if self.incomplete.is_some_and(|since| since.elapsed() >= RETRY) {
             self.fill();
         }
@@ -215,10 +222,15 @@ impl Gateway {
         (self.plans, self.checked) = (plans, checked);
         self.publish_ports();
         self.part_from(&connections);
+        self.wanted = Some(connections);
         let changes = self.settle(false);
-        self.follow_connections(connections);
         let warnings = self.checked.warnings.clone();
-        Ok(Applied { tunnels: changes, warnings, problems: self.failures.iter().cloned().collect() })
+        Ok(Applied { tunnels: changes, warnings, problems: self.problems() })
+    }
+
+    /// What is not as it should be.
+    pub fn problems(&self) -> Vec<String> {
+        self.failures.iter().cloned().collect()
     }
 
     /// The twins and routes that the kernel should have; `None` until the data plane has told the MAC addresses of all
@@ -325,7 +337,10 @@ impl Gateway {
     /// Makes tunnels, SAs and routes those of the plans. `anew`: the state segment is new to this process, so what stands
     /// in the tables is looked at first.
     fn settle(&mut self, anew: bool) -> Changes {
-        let Some(state) = &self.state else { return Changes::default() };
+        let Some(state) = &self.state else {
+            self.settled();
+            return Changes::default();
+        };
         let mut leaving = Vec::new();
         if anew {
             self.tunnels.forget();
@@ -336,15 +351,36 @@ impl Gateway {
         // Before the new tunnels are there, so that no route leads to a slot that is given to another.
         self.publish_routes();
         leaving.into_iter().for_each(|slot| self.tables.retire_tunnel(slot));
-        let until = Instant::now() + GRACE;
-        while self.tables.reclaim(self.state.as_ref()) > 0 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.fill();
         if anew {
             self.renew_lost();
         }
+        self.settling = Some(Instant::now() + GRACE);
+        if self.tables.reclaim(self.state.as_ref()) == 0 {
+            self.settled();
+        }
         changes
+    }
+
+    /// Whether slots are waited for before what is missing is installed: the loop asks again soon, and goes on.
+    pub fn is_settling(&self) -> bool {
+        self.settling.is_some()
+    }
+
+    /// Installs what is missing once the slots that were going away are free, or too late.
+    pub fn settle_on(&mut self) {
+        let Some(until) = self.settling else { return };
+        let waits = self.state.is_some() && self.tables.reclaim(self.state.as_ref()) > 0;
+        if !waits || Instant::now() >= until {
+            self.settled();
+        }
+    }
+
+    fn settled(&mut self) {
+        self.settling = None;
+        self.fill();
+        if let Some(wanted) = self.wanted.take() {
+            self.follow_connections(wanted);
+        }
     }
 
     /// Installs what is missing, then the routes to it.
@@ -408,5 +444,74 @@ fn unchangeable(old: &Config, new: &Config) -> Result<(), GatewayError> {
     match changed.into_iter().find(|(_, changed)| *changed) {
         Some((key, _)) => Err(GatewayError::Restart(key)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::atomic::Ordering;
+
+    use penstock_tables::StateOwner;
+
+    use super::*;
+    use crate::api::types::{Answer, Request, Response};
+
+    fn write(folder: &Path, cipher: &str) -> PathBuf {
+        let (file, secret) = (folder.join("a.yaml"), folder.join("secret"));
+        std::fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("written");
+        std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).expect("mode");
+        let folder = folder.display();
+        let text = format!(
+            "name: a\nlab: true\nstate_directory: {folder}/kept\nmemory: {{hugepages: off, directory: {folder}}}\n\
+             capacity: {{tunnels: 8, routes: 1024, neighbours: 32}}\nports:\n\
+             \x20 lan: {{device: net_tap0, addresses: [10.1.0.1/24]}}\n\
+             \x20 wan: {{device: net_tap1, addresses: [192.0.2.1/24]}}\n\
+             tunnels:\n  b: {{peer: 192.0.2.2, local_prefixes: [10.1.0.0/24], remote_prefixes: [10.2.0.0/24], cipher: {cipher}, \
+             lab_keys: {{secret_file: secret}}}}\n"
+        );
+        std::fs::write(&file, text).expect("written");
+        file
+    }
+
+    fn seals(gateway: &Gateway) -> bool {
+        gateway.tunnels.get("b").is_some_and(|live| live.outbound().is_some())
+    }
+
+    #[tokio::test]
+    async fn the_loop_goes_on_while_slots_are_waited_for() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let file = write(folder.path(), "aes128gcm16");
+        let checked =
+            Config::load(&file, &Machine { cores: vec![0, 1], interfaces: Vec::new() }).expect("good");
+        let mut gateway = Gateway::open(checked, None).expect("opened");
+        let capacity = region::capacity(gateway.config());
+        let workers = StateOwner::open(gateway.region(), capacity, 1).expect("state");
+        gateway.follow_state();
+        assert!(!gateway.is_settling() && seals(&gateway), "nothing had to go first");
+        // The keys change, and the worker is busy with a burst.
+        write(folder.path(), "aes256gcm16");
+        let applied = gateway.apply().expect("applied");
+        assert_eq!(applied.tunnels.replaced, 1);
+        assert!(gateway.is_settling() && !seals(&gateway));
+        // All else is answered meanwhile.
+        assert!(matches!(gateway.answer(&Request::Drops), Response::Ok(Answer::Drops(_))));
+        gateway.settling = Some(Instant::now() + Duration::from_secs(3600));
+        for _ in 0..5 {
+            gateway.settle_on();
+            assert!(gateway.is_settling() && !seals(&gateway));
+        }
+        for _ in 0..3 {
+            workers.worker(0).quiescent.fetch_add(1, Ordering::Relaxed);
+            gateway.settle_on();
+        }
+        assert!(!gateway.is_settling() && seals(&gateway));
+        // A worker that never comes round does not keep the rest for ever.
+        write(folder.path(), "aes128gcm16");
+        gateway.apply().expect("applied");
+        assert!(gateway.is_settling());
+        gateway.settling = Some(Instant::now());
+        gateway.settle_on();
+        assert!(!gateway.is_settling() && seals(&gateway));
     }
 }

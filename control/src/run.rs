@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use penstock_ike::Datagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::api::server::{Call, Server};
+use crate::api::types::{Answer, Applied, Response};
 use crate::carrier::Carriers;
 use crate::config::{Checked, Listen};
 use crate::gateway::{Gateway, GatewayError};
@@ -23,6 +24,8 @@ use crate::twins::{RouteSpec, TwinError, TwinSpec, Twins};
 
 /// How often hints and counters are looked at.
 const TICK: Duration = Duration::from_millis(20);
+/// How often slots that are going away are looked at while new SAs wait for them.
+const SETTLE: Duration = Duration::from_millis(1);
 /// How often twins that could not be made are tried again, and forwarding is held off.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -132,7 +135,7 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
     result
 }
 
-type Reply = tokio::sync::oneshot::Sender<std::sync::Arc<telemetry::Snapshot>>;
+type Reply = oneshot::Sender<std::sync::Arc<telemetry::Snapshot>>;
 type Received = Option<mpsc::Receiver<Datagram>>;
 type Keeper = Option<tokio::task::JoinHandle<Result<(), SuperviseError>>>;
 
@@ -180,7 +183,14 @@ impl Process {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.gateway.kernel_changed(&self.mirror);
         let mut scrape = None;
+        let mut held: Vec<(oneshot::Sender<Response>, Applied)> = Vec::new();
         loop {
+            if !self.gateway.is_settling() {
+                for (reply, applied) in held.drain(..) {
+                    let applied = Applied { problems: self.gateway.problems(), ..applied };
+                    let _ = reply.send(Response::Ok(Answer::Applied(applied)));
+                }
+            }
             tokio::select! {
                 _ = tick.tick() => {
                     self.gateway.tick(&mut self.mirror);
@@ -198,10 +208,14 @@ impl Process {
                     }
                 },
                 Some((first, more)) = arrived(received) => self.gateway.received(first, more),
-                Some(call) = called.recv() => {
-                    let response = self.gateway.answer(&call.request);
-                    let _ = call.reply.send(response);
-                }
+                Some(call) = called.recv() => match self.gateway.answer(&call.request) {
+                    // It is said when it is so.
+                    Response::Ok(Answer::Applied(applied)) => held.push((call.reply, applied)),
+                    response => {
+                        let _ = call.reply.send(response);
+                    }
+                },
+                () = tokio::time::sleep(SETTLE), if self.gateway.is_settling() => self.gateway.settle_on(),
                 Some(first) = scraped.recv(), if scrape.is_none() => {
                     let waiting = std::iter::from_fn(|| scraped.try_recv().ok());
                     scrape = Some(self.gateway.scrape(std::iter::once(first).chain(waiting).collect()));

@@ -10,7 +10,7 @@ mod report;
 mod shell;
 mod sockets;
 
-pub(crate) use configured::configured;
+pub(crate) use configured::{Configured, configured};
 pub use connections::ConnectionError;
 pub use report::IkeMetrics;
 pub(crate) use shell::Ike;
