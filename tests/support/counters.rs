@@ -34,7 +34,12 @@ impl Counters {
 
     /// Frames handed to ports.
     pub fn sent(&self) -> u64 {
-        self.workers.iter().map(|[_, sent, ..]| sent).sum()
+        self.all(1)
+    }
+
+    /// Frames of all workers: 0 received, 1 sent, 2 punted, 3 dropped.
+    pub fn all(&self, kind: usize) -> u64 {
+        self.workers.iter().map(|frames| frames[kind]).sum()
     }
 
     /// Frames dropped for that reason.
