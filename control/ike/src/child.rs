@@ -94,6 +94,16 @@ pub(crate) fn narrow(
     found.map(|(_, c, l, r)| (c, l, r))
 }
 
+/// Selectors of both sides as one text, the same for the same selectors.
+pub(crate) fn selectors_text(local: &[TrafficSelector], remote: &[TrafficSelector]) -> String {
+    let sorted = |side: &[TrafficSelector]| {
+        let mut side = side.to_vec();
+        side.sort_unstable();
+        list(&side)
+    };
+    format!("{} {}", sorted(local), sorted(remote))
+}
+
 /// Selectors as one text.
 pub(crate) fn list(ts: &[TrafficSelector]) -> String {
     ts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")

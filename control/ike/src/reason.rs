@@ -38,7 +38,7 @@ reasons! {
     SelectorsMismatch, "selectors-mismatch", "the peer's traffic selectors have nothing in common with ours";
     SelectorsRefused, "selectors-refused", "the peer refuses our traffic selectors; compare both ends' local and remote networks";
     SelectorsTooMany, "selectors-too-many", "the traffic selectors have more ranges of addresses than a tunnel holds: use wider or fewer networks";
-    SinglePairRequired, "single-pair-required", "the peer takes only one pair of networks per child: write one child per pair";
+    SinglePairRequired, "single-pair-required", "the peer takes only one pair of networks per child; each pair is asked for by itself";
     PeerIdentityMismatch, "peer-identity-mismatch", "the peer calls itself something else than configured";
     PeerIdentityUnknown, "peer-identity-unknown", "no tunnel is configured for the identity that the peer presents";
     LocalIdentityMismatch, "local-identity-mismatch", "the peer asks for an identity that is not ours";

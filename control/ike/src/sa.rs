@@ -7,6 +7,7 @@ use crate::config::{Connection, Settings};
 use crate::connections::Connections;
 use crate::crypto::keys::Salt;
 use crate::crypto::{IkeChoice, IkeKeys, Rng};
+use crate::exchange::Pair;
 use crate::exchange::{Request, Task};
 use crate::message::{ExchangeType, Header, Payload, PayloadType, WireError, decode_chain, encode_chain};
 use crate::message::{Notify, NotifyType, Protocol};
@@ -157,6 +158,10 @@ pub(crate) struct IkeSa {
     pub fragment_bytes: Option<usize>,
     /// Children wanted once it is up.
     pub wanted: Vec<Arc<str>>,
+    /// The peer takes one pair of networks a child (SINGLE_PAIR_REQUIRED).
+    pub single_pair: bool,
+    /// Pairs of networks that the peer refused, and when they may be asked for again.
+    pub refused_pairs: Vec<(Arc<str>, Pair, Instant)>,
 }
 
 impl IkeSa {
@@ -205,6 +210,8 @@ impl IkeSa {
             followup: None,
             fragment_bytes: None,
             wanted: Vec::new(),
+            single_pair: false,
+            refused_pairs: Vec::new(),
         }
     }
 
@@ -274,8 +281,8 @@ impl IkeSa {
         }));
     }
 
-    /// The tunnel that a child belongs to. Peers are told apart only where a connection takes many.
-    pub fn tunnel(&self, child: &Arc<str>, resource: Option<u32>) -> Key {
+    /// The tunnel that a child with these selectors belongs to. Peers are told apart only where a connection takes many.
+    pub fn tunnel(&self, child: &Arc<str>, selectors: &str, resource: Option<u32>) -> Key {
         let many =
             self.connection.as_ref().is_some_and(|c| matches!(c.remote, crate::config::Remote::Network(_)));
         let peer = if many {
@@ -283,7 +290,7 @@ impl IkeSa {
         } else {
             String::new()
         };
-        (self.name().unwrap_or_default(), child.clone(), peer, resource)
+        (self.name().unwrap_or_default(), child.clone(), format!("{selectors}{peer}"), resource)
     }
 
     // ---- sending ----

@@ -206,6 +206,15 @@ impl Endpoint {
         Some(Why { code, text, at: None })
     }
 
+    /// Pairs of networks of a child that no SA has anything of, while others of it have one: ours and the peer's.
+    pub fn pairs_without_sa(&self, name: &str, child: &str) -> Vec<(TrafficSelector, TrafficSelector)> {
+        let up = self.sas_of(name).filter(|s| s.state == State::Up);
+        let of_it = |s: &&IkeSa| s.children.iter().any(|c| &*c.config.name == child);
+        let Some(sa) = up.into_iter().find(of_it) else { return Vec::new() };
+        let config = sa.connection.iter().flat_map(|c| &c.children).find(|c| &*c.name == child);
+        config.map(|config| sa.pairs_without(config)).unwrap_or_default()
+    }
+
     /// The last events of a connection, oldest first.
     pub fn log(&self, name: &str) -> Vec<Event> {
         self.memory.get(name).map(|m| m.log.iter().cloned().collect()).unwrap_or_default()

@@ -2,18 +2,26 @@
 //! remove in the order of the exchanges. Leaves: the outputs that keep every tunnel on its newest usable SA
 //! (RFC 7296 2.8: make before break).
 
+use crate::message::{TrafficSelector, is_subset};
 use crate::output::{ChildSa, Output, Outputs};
 use crate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Connection, child, peer (empty unless the connection takes many peers), worker.
+/// Connection, child, selectors (with the peer where the connection takes many), worker.
 pub(crate) type Key = (Arc<str>, Arc<str>, String, Option<u32>);
+
+/// Our selectors and the peer's.
+pub(crate) type Selectors = (Vec<TrafficSelector>, Vec<TrafficSelector>);
+
+/// An adopted SA that the first new SA of its child does not replace waits so long for one that does.
+const ADOPTED_REST: Duration = Duration::from_secs(20);
 
 struct Entry {
     key: Key,
     spi_out: u32,
+    selectors: Selectors,
     /// The peer is known to have it.
     usable: bool,
 }
@@ -34,29 +42,30 @@ pub(crate) struct Tunnels {
 }
 
 impl Tunnels {
-    fn insert(&mut self, key: Key, spi_in: u32, spi_out: u32, usable: bool) {
-        self.by_key.entry(key.clone()).or_default().push(spi_in);
-        self.entries.insert(spi_in, Entry { key, spi_out, usable });
+    fn insert(&mut self, spi_in: u32, entry: Entry) {
+        self.by_key.entry(entry.key.clone()).or_default().push(spi_in);
+        self.entries.insert(spi_in, entry);
     }
 
     /// Installs both directions without switching.
     pub fn install(&mut self, out: &mut Outputs, key: Key, sa: ChildSa) {
-        self.insert(key, sa.spi_in, sa.spi_out, false);
+        let selectors = (sa.local_ts.clone(), sa.remote_ts.clone());
+        self.insert(sa.spi_in, Entry { key, spi_out: sa.spi_out, selectors, usable: false });
         out.push(Output::InstallInbound(Box::new(sa)));
     }
 
     /// Takes over an SA that the data plane already has and sends with, until `expires` at the latest.
-    pub fn adopt(&mut self, key: Key, spi_in: u32, spi_out: u32, expires: Instant) {
+    pub fn adopt(&mut self, key: Key, (spi_in, spi_out): (u32, u32), selectors: Selectors, expires: Instant) {
         if self.entries.contains_key(&spi_in) {
             return;
         }
         self.adopted.entry((key.0.clone(), key.1.clone())).or_default().push(spi_in);
         self.expiring.insert((expires, spi_in));
         self.current.insert(key.clone(), spi_in);
-        self.insert(key, spi_in, spi_out, true);
+        self.insert(spi_in, Entry { key, spi_out, selectors, usable: true });
     }
 
-    /// Sends with this SA from now on; adopted SAs of the child are done.
+    /// Sends with this SA from now on; adopted SAs of the child whose selectors it has are done, and others soon.
     pub fn switch(&mut self, out: &mut Outputs, spi_in: u32, drained_at: Instant) {
         let Some(entry) = self.entries.get_mut(&spi_in) else { return };
         entry.usable = true;
@@ -66,10 +75,19 @@ impl Tunnels {
         if self.current.insert(key, spi_in) != Some(spi_in) {
             out.push(Output::SwitchOutbound { connection, child, spi_in, spi_out });
         }
-        if self.adopted.get(&of_child).is_some_and(|adopted| !adopted.contains(&spi_in)) {
-            let adopted = self.adopted.remove(&of_child).unwrap_or_default();
-            adopted.into_iter().for_each(|spi| self.remove(out, spi, Some(drained_at)));
+        let adopted = self.adopted.get(&of_child).filter(|adopted| !adopted.contains(&spi_in));
+        for spi in adopted.cloned().unwrap_or_default() {
+            match self.replaces(spi_in, spi) {
+                true => self.remove(out, spi, Some(drained_at)),
+                false => _ = self.expiring.insert((drained_at + ADOPTED_REST, spi)),
+            }
         }
+    }
+
+    /// Whether all that the SA `old` carries may go by `new`. Of one that came with too little to tell, it is taken to.
+    fn replaces(&self, new: u32, old: u32) -> bool {
+        let (Some(new), Some(old)) = (self.entries.get(&new), self.entries.get(&old)) else { return true };
+        is_subset(&old.selectors.0, &new.selectors.0) && is_subset(&old.selectors.1, &new.selectors.1)
     }
 
     /// Removes an SA: its outbound half at once, its inbound half at `drained_at` or at once.
@@ -141,9 +159,19 @@ impl Tunnels {
         self.current.get(key).is_some_and(|s| *s != spi_in) || self.has_adopted(&key.0, &key.1)
     }
 
-    /// The SA that a tunnel sends with, unless it is from before control's restart.
-    pub fn sending(&self, key: &Key) -> Option<u32> {
-        self.current.get(key).copied().filter(|spi_in| !self.is_adopted(*spi_in))
+    /// The SAs of a child whatever their selectors; `key` has none, and the peer where the connection takes many.
+    pub fn of_child(&self, (connection, child, peer, resource): &Key) -> Vec<u32> {
+        let from: Key = (connection.clone(), child.clone(), String::new(), None);
+        let of_it = self.by_key.range(from..).take_while(|(key, _)| key.0 == *connection && key.1 == *child);
+        let same = of_it.filter(|(key, _)| key.2.ends_with(peer.as_str()) && key.3 == *resource);
+        same.flat_map(|(_, spis)| spis.iter().copied()).collect()
+    }
+
+    /// Those of [`Tunnels::of_child`] that the tunnel sends with, unless they are from before control's restart.
+    pub fn sending(&self, key: &Key) -> Vec<u32> {
+        let mut all = self.of_child(key);
+        all.retain(|spi_in| self.is_current(*spi_in) && !self.is_adopted(*spi_in));
+        all
     }
 
     /// Whether the tunnel has an SA beside these.

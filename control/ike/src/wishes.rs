@@ -1,9 +1,11 @@
 //! What the operator and the data plane want of the endpoint. Enters: names of connections and children, SPIs, counters.
 //! Leaves: exchanges begun. RFC 7296 sections 1.3, 1.4 and 2.4.
 
+use crate::child::selectors_text;
 use crate::config::{Remote, Start};
 use crate::endpoint::Endpoint;
 use crate::exchange::{Task, What};
+use crate::message::TrafficSelector;
 use crate::output::{Outputs, SpiSource};
 use crate::reason::Reason;
 use crate::sa::{IkeSa, State};
@@ -234,13 +236,19 @@ impl Endpoint {
 
     /// Takes over a child SA that the data plane carries traffic on, after control has started anew: it is removed once a
     /// new SA of the same child is in use. The IKE SA behind it is set up at the next [`Endpoint::poll`], without
-    /// INITIAL_CONTACT, so that the peer keeps the old one until then.
-    pub fn adopt(&mut self, now: Now, connection: &str, child: &str, spi_in: u32, spi_out: u32) -> bool {
+    /// INITIAL_CONTACT, so that the peer keeps the old one until then. `selectors` are ours and the peer's.
+    pub fn adopt(
+        &mut self,
+        now: Now,
+        (connection, child): (&str, &str),
+        (spi_in, spi_out): (u32, u32),
+        selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
+    ) -> bool {
         let Some(c) = self.connections.get(connection) else { return false };
         let Some(child) = c.children.iter().find(|x| &*x.name == child) else { return false };
         let expires = now.at + child.lifetime.hard;
         let (key, may) = (
-            (c.name.clone(), child.name.clone(), String::new(), None),
+            (c.name.clone(), child.name.clone(), selectors_text(&selectors.0, &selectors.1), None),
             matches!(c.remote, Remote::Address(_)),
         );
         if let Some(memory) = self.memory.get_mut(connection).filter(|_| may) {
@@ -250,7 +258,7 @@ impl Endpoint {
                 memory.wanted.push(key.1.clone());
             }
         }
-        self.tunnels.adopt(key, spi_in, spi_out, expires);
+        self.tunnels.adopt(key, (spi_in, spi_out), selectors, expires);
         true
     }
 }

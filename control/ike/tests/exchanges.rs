@@ -411,7 +411,12 @@ fn adopted_sas_carry_traffic_until_new_ones_take_over() {
     let old = w.nodes[A].plane.inbound.values().next().unwrap().clone();
     w.nodes[A].endpoint = World::new(79).nodes.remove(A).endpoint;
     w.configure(A, site(A));
-    assert!(w.on(A, |e, now, _, _| e.adopt(now, "site", "net", old.spi_in, old.spi_out)));
+    assert!(w.on(A, |e, now, _, _| e.adopt(
+        now,
+        ("site", "net"),
+        (old.spi_in, old.spi_out),
+        (old.local_ts, old.remote_ts)
+    )));
     w.run(seconds(10));
     assert_eq!(w.lost, 0);
     assert!(!w.nodes[A].plane.inbound.contains_key(&old.spi_in));

@@ -2,10 +2,13 @@
 //! datagrams leave, SAs are installed, switched to and removed (RFC 7296 sections 2.8 and 2.9.2).
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use penstock_ike::message::TrafficSelector;
 use penstock_ike::{ChildSa, Datagram, Endpoint, Now, Output, Outputs, SpiSource, Start, Usage};
+use penstock_tables::Selector;
 use penstock_tables::tunnel::WORKER_SAS;
 use tokio::sync::mpsc;
 
@@ -135,18 +138,25 @@ impl Gateway {
     /// SAs that an earlier control negotiated carry the traffic until new ones do.
     fn adopt_child(&mut self, connection: &str, child: &Arc<str>) {
         let Some(live) = self.tunnels.get(child) else { return };
+        let slot_of = |spi: u32| live.inbound.get(&spi).map(|sa| sa.tunnel);
+        let selectors = |spi: u32| {
+            let child = live.children().find(|one| Some(one.slot) == slot_of(spi));
+            child.map(|one| (negotiable(&one.local), negotiable(&one.remote))).unwrap_or_default()
+        };
         let sealing: Vec<(u32, u32)> =
             live.children().filter_map(|child| child.outbound.as_ref()).map(|sa| (sa.pair, sa.spi)).collect();
         // Those that seal come last: they are in use.
         let others = live.inbound.keys().filter(|spi| sealing.iter().all(|(pair, _)| pair != *spi));
         let mut found: Vec<(u32, u32)> = others.map(|spi| (*spi, 0)).collect();
         found.extend(sealing);
-        for (spi_in, spi_out) in found {
+        let found: Vec<_> = found.into_iter().map(|spis| (spis, selectors(spis.0))).collect();
+        for ((spi_in, spi_out), selectors) in found {
             if self.ike.sas.contains_key(&spi_in) {
                 continue;
             }
-            let adopted =
-                self.negotiate(|endpoint, now, _, _| endpoint.adopt(now, connection, child, spi_in, spi_out));
+            let adopted = self.negotiate(|endpoint, now, _, _| {
+                endpoint.adopt(now, (connection, child), (spi_in, spi_out), selectors)
+            });
             if adopted {
                 let sa = Sa { tunnel: child.clone(), keys: None, usage: Usage::default() };
                 self.ike.sas.insert(spi_in, sa);
@@ -391,4 +401,15 @@ impl Gateway {
             self.negotiate(|endpoint, now, spis, out| endpoint.poll(now, spis, out));
         }
     }
+}
+
+/// Ranges of a slot as IKEv2 has them.
+fn negotiable(ranges: &[Selector]) -> Vec<TrafficSelector> {
+    let address = |bits| IpAddr::V4(Ipv4Addr::from_bits(bits));
+    let one = |range: &Selector| TrafficSelector {
+        start: address(range.first),
+        end: address(range.last),
+        ..TrafficSelector::any_v4()
+    };
+    ranges.iter().map(one).collect()
 }

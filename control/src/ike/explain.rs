@@ -94,6 +94,15 @@ impl Gateway {
             duration(now.at.since(child.established).as_secs()),
             duration(child.rekey_at.since(now.at).as_secs()),
         );
+        let without = self.ike.endpoint.pairs_without_sa(&one.connection.name, name);
+        let without: Vec<String> = without.iter().map(|(own, peers)| format!("{own} to {peers}")).collect();
+        let text = match without.is_empty() {
+            true => text,
+            false => format!(
+                "{text}\nno SA for {}: see `penstock log {name}`, the peer has not taken these",
+                without.join(", ")
+            ),
+        };
         said(name, true, "up", text, None)
     }
 
@@ -221,11 +230,15 @@ impl Gateway {
             self.negotiate(|endpoint, now, spis, out| endpoint.rekey_ike(now, &connection, spis, out));
             return started(name, "rekey of the IKE SA");
         }
-        let sealing = self.tunnels.get(name).and_then(|live| live.outbound()).map(|sa| sa.pair);
-        let Some(spi_in) = sealing else {
+        let children = self.tunnels.get(name).into_iter().flat_map(Live::children);
+        let sealing: Vec<u32> =
+            children.filter_map(|child| child.outbound.as_ref()).map(|sa| sa.pair).collect();
+        if sealing.is_empty() {
             return Response::Error(format!("tunnel {name} has no SA: `penstock initiate {name}`"));
-        };
-        self.negotiate(|endpoint, now, spis, out| endpoint.rekey_child(now, spi_in, spis, out));
+        }
+        for spi_in in sealing {
+            self.negotiate(|endpoint, now, spis, out| endpoint.rekey_child(now, spi_in, spis, out));
+        }
         started(name, "rekey")
     }
 

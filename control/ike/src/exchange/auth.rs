@@ -290,20 +290,12 @@ impl IkeSa {
         let Some(connection) = self.connection.clone() else { return };
         let wanted = std::mem::take(&mut self.wanted);
         for c in &connection.children {
+            // A peer that began with one pair of networks goes on with the others.
+            let begun = !self.initiator && self.children.iter().any(|one| one.config.name == c.name);
             let starts = c.start == Start::Now && !self.carried_elsewhere(ctx, &c.name, None);
-            if starts || wanted.contains(&c.name) {
+            if !begun && (starts || wanted.contains(&c.name)) {
                 self.want_child(ctx, &c.name, std::time::Duration::ZERO);
             }
-        }
-    }
-
-    /// Queues a child unless it exists or is asked for.
-    pub fn want_child(&mut self, ctx: &mut Ctx<'_>, name: &Arc<str>, delay: std::time::Duration) {
-        use crate::child::ChildState;
-        let exists = self.children.iter().any(|c| c.config.name == *name && c.state != ChildState::Deleting);
-        let asked = matches!(&self.pending, Some(p) if matches!(&p.request, Request::Child(o) if o.config.name == *name));
-        if !exists && !asked {
-            self.queue(Task::new(ctx.now.at + delay, What::CreateChild(name.clone(), None)));
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::accept_child::too_many;
 use super::{ChildOffer, Payloads, Request, Task, What, lower, nonce, refusal};
-use crate::child::{Child, ChildState, list, soft_limit};
+use crate::child::{Child, ChildState, list, selectors_text, soft_limit};
 use crate::config::{ChildConfig, Start};
 use crate::crypto::choice::{accept_esp, with_key_exchange};
 use crate::crypto::{ChildKeys, EspChoice, EspProposal, Method};
@@ -116,11 +116,16 @@ impl IkeSa {
         let Some(config) = connection.children.iter().find(|c| c.name == *name) else { return };
         let same =
             |c: &&Child| c.config.name == *name && c.resource == resource && c.state != ChildState::Deleting;
-        if self.children.iter().find(same).is_some() || self.carried_elsewhere(ctx, name, resource) {
-            return;
-        }
+        let here = self.children.iter().any(|c| same(&c));
+        let selectors = match resource {
+            _ if !here && self.carried_elsewhere(ctx, name, resource) => None,
+            None => self.next_selectors(config, ctx.now.at),
+            Some(_) if here => None,
+            Some(_) => Some((config.local_ts.clone(), config.remote_ts.clone())),
+        };
+        let Some((local_ts, remote_ts)) = selectors else { return };
         if let Some(mut offer) = self.offer_child(ctx, config.clone(), None, None, true) {
-            offer.resource = resource;
+            (offer.local_ts, offer.remote_ts, offer.resource) = (local_ts, remote_ts, resource);
             self.send_offer(ctx, offer);
         }
     }
@@ -148,8 +153,14 @@ impl IkeSa {
         let config = current.unwrap_or(&old.config).clone();
         let configured = EspProposal::groups(&config.esp);
         let group = group.filter(|g| configured.is_empty() || configured.contains(g));
+        // Each child keeps its own selectors (RFC 7296 2.9.2), unless the configuration has others now.
+        let same = (&config.local_ts, &config.remote_ts) == (&old.config.local_ts, &old.config.remote_ts);
+        let own = same.then(|| (old.local_ts.clone(), old.remote_ts.clone()));
         if let Some(mut offer) = self.offer_child(ctx, config, Some(spi_in), group, true) {
             offer.resource = resource;
+            if let Some((local_ts, remote_ts)) = own {
+                (offer.local_ts, offer.remote_ts) = (local_ts, remote_ts);
+            }
             self.send_offer(ctx, offer);
         }
     }
@@ -177,6 +188,7 @@ impl IkeSa {
             return self.send_offer(ctx, offer);
         }
         if n.kind == NotifyType::SinglePairRequired && offer.local_ts.len() + offer.remote_ts.len() > 2 {
+            self.single_pair = true;
             offer.local_ts.truncate(1);
             offer.remote_ts.truncate(1);
             return self.send_offer(ctx, offer);
@@ -184,6 +196,7 @@ impl IkeSa {
         ctx.spis.release(offer.spi_in);
         let jitter = Duration::from_millis(u64::from(ctx.rng.next_u32() % 500));
         let later = now + BUSY_RETRY + jitter;
+        let is_pair = is_one_of_several(&offer);
         let old = self.children.iter_mut().find(|c| Some(c.spi_in) == offer.replaces);
         match (n.kind, old) {
             // The peer's own rekey of it goes on: that is the replacement.
@@ -212,6 +225,12 @@ impl IkeSa {
                 self.child_event(ctx, &name, EventKind::Failed, Some(failure), text);
             }
             (_, None) if offer.replaces.is_some() => {}
+            (NotifyType::TsUnacceptable, None) if is_pair => {
+                let pair = (offer.local_ts[0], offer.remote_ts[0]);
+                let text = format!("{} to {}", pair.0, pair.1);
+                self.child_event(ctx, &name, EventKind::Failed, Some(refusal(n, true)), text);
+                self.refuse_pair(ctx, &name, pair);
+            }
             (kind, None) => {
                 self.child_failed(ctx, &name, refusal(n, true));
                 if offer.resource.is_none() {
@@ -241,6 +260,10 @@ impl IkeSa {
                     return self.delete_redundant(ctx, spi_in);
                 }
                 self.after_our_child(ctx, spi_in, replaces, &nonce);
+                if replaces.is_none() {
+                    // The peer may have taken a part only.
+                    self.want_child(ctx, &name, Duration::ZERO);
+                }
             }
             Err(failure) => {
                 ctx.spis.release(spi_in);
@@ -261,6 +284,11 @@ impl IkeSa {
                     let delete = Payload::Delete { protocol: Protocol::Esp, spis };
                     let request = Request::DeleteChildren(Vec::new());
                     self.request(ctx, ExchangeType::Informational, &[delete], request);
+                }
+                if failure.reason == Reason::SinglePairRequired
+                    && !std::mem::replace(&mut self.single_pair, true)
+                {
+                    return self.want_child(ctx, &name, Duration::ZERO);
                 }
                 if let Some(old) = replaces {
                     self.rekey_refused(ctx, old, failure.clone(), Duration::ZERO);
@@ -398,7 +426,8 @@ impl IkeSa {
             false => (a.keys.from_initiator, a.keys.from_responder),
         };
         let peer = self.peer_id.as_ref().map(ToString::to_string).unwrap_or_default();
-        let tunnel = self.tunnel(&a.config.name, a.resource);
+        let selectors = selectors_text(&a.local_ts, &a.remote_ts);
+        let tunnel = self.tunnel(&a.config.name, &selectors, a.resource);
         let sa = ChildSa {
             connection: tunnel.0.clone(),
             child: a.config.name.clone(),
@@ -490,4 +519,10 @@ impl IkeSa {
             self.child_event(ctx, &child.config.name, EventKind::ChildDown, Some(reason.into()), text);
         }
     }
+}
+
+/// Whether it asked for one pair of several.
+fn is_one_of_several(offer: &ChildOffer) -> bool {
+    let pairs = offer.config.local_ts.len() * offer.config.remote_ts.len();
+    pairs > 1 && (offer.local_ts.len(), offer.remote_ts.len()) == (1, 1)
 }

@@ -7,6 +7,7 @@ mod create_child;
 mod informational;
 mod init;
 mod intermediate;
+mod pairs;
 #[cfg(test)]
 mod refusals;
 mod rekey_ike;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use init::{Acceptance, InitRequest, accept, unprotected_notify};
+pub(crate) use pairs::Pair;
 pub(crate) use rekey_ike::{Followup, FollowupWait, RekeyOffer};
 
 /// Bytes of our nonces: as much as the largest PRF's key needs (RFC 7296 2.10: at least half of it).

@@ -226,6 +226,7 @@ impl IkeSa {
         (new.choice, new.salt, new.state) = (Some(choice), salt, State::Up);
         (new.connection, new.nat, new.features) = (self.connection.clone(), self.nat, self.features.clone());
         (new.fragment_bytes, new.replaces) = (self.fragment_bytes, self.replaces);
+        (new.single_pair, new.refused_pairs) = (self.single_pair, std::mem::take(&mut self.refused_pairs));
         (new.peer_id, new.peer_certificate) = (self.peer_id.clone(), self.peer_certificate.clone());
         new.start_lifetime(ctx);
         new.export_keys(ctx);

@@ -3,7 +3,7 @@
 //! and 2.8.3 (reauthentication by make before break).
 
 use super::{ChildOffer, Lack, Task, What, nonce, refusal};
-use crate::child::{Child, ChildState};
+use crate::child::{Child, ChildState, selectors_text};
 use crate::crypto::EspProposal;
 use crate::crypto::choice::with_key_exchange;
 use crate::message::{Notify, NotifyType};
@@ -125,16 +125,21 @@ impl IkeSa {
     /// Whether other IKE SAs have SAs of all tunnels of this one; where it has none, of all that its connection has.
     pub(super) fn is_superfluous(&self, ctx: &Ctx<'_>) -> bool {
         let own: Vec<u32> = self.children.iter().map(|c| c.spi_in).collect();
-        let elsewhere = |name, resource| ctx.tunnels.has_beside(&self.tunnel(name, resource), &own);
+        let selectors = |c: &Child| selectors_text(&c.local_ts, &c.remote_ts);
+        let key = |c: &Child| self.tunnel(&c.config.name, &selectors(c), c.resource);
+        let any = |name| self.tunnel(name, "", None);
         match self.children.is_empty() {
-            false => self.children.iter().all(|c| elsewhere(&c.config.name, c.resource)),
-            true => self.connection.iter().flat_map(|c| &c.children).all(|c| elsewhere(&c.name, None)),
+            false => self.children.iter().all(|c| ctx.tunnels.has_beside(&key(c), &own)),
+            true => {
+                let mut all = self.connection.iter().flat_map(|c| &c.children);
+                all.all(|c| !ctx.tunnels.of_child(&any(&c.name)).is_empty())
+            }
         }
     }
 
     /// Whether another IKE SA of the connection has a child of this name that the tunnel sends with.
     pub(super) fn carried_elsewhere(&self, ctx: &Ctx<'_>, name: &Arc<str>, resource: Option<u32>) -> bool {
-        let sending = ctx.tunnels.sending(&self.tunnel(name, resource));
-        sending.is_some_and(|spi_in| self.children.iter().all(|c| c.spi_in != spi_in))
+        let sending = ctx.tunnels.sending(&self.tunnel(name, "", resource));
+        sending.into_iter().any(|spi_in| self.children.iter().all(|c| c.spi_in != spi_in))
     }
 }

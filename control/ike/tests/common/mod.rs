@@ -23,8 +23,8 @@ pub struct Plane {
     pub free: Option<usize>,
     pub reserved: HashSet<u32>,
     pub inbound: HashMap<u32, ChildSa>,
-    /// What each tunnel sends with, by connection and child: inbound SPI.
-    pub current: BTreeMap<(Arc<str>, Arc<str>), u32>,
+    /// What each tunnel sends with, by connection, child and selectors: inbound SPI.
+    pub current: BTreeMap<(Arc<str>, Arc<str>, String), u32>,
     pub outbound: HashSet<u32>,
 }
 
@@ -54,7 +54,9 @@ impl Plane {
             }
             Output::SwitchOutbound { connection, child, spi_in, .. } => {
                 assert!(self.outbound.contains(spi_in), "switched to an SA that cannot send");
-                self.current.insert((connection.clone(), child.clone()), *spi_in);
+                let sa = &self.inbound[spi_in];
+                let selectors = format!("{:?} {:?}", sa.local_ts, sa.remote_ts);
+                self.current.insert((connection.clone(), child.clone(), selectors), *spi_in);
             }
             Output::RemoveOutbound { spi_in, .. } => {
                 assert!(self.outbound.remove(spi_in), "removed an outbound SA twice");
