@@ -106,3 +106,27 @@ fn data_plane_dies_and_is_back_within_two_seconds_without_a_nonce_twice() {
         gateway.stop();
     }
 }
+
+#[test]
+#[ignore = "needs root and TAP devices: scripts/test runs it"]
+fn a_tunnel_that_gets_no_answer_is_told_until_it_gets_one() {
+    let lab = Lab::make();
+    let [a, b] = gateway::pair(&lab, |site| Setup::new(site, secret_tunnel(&lab, site, "")));
+    let outward = flow(&lab, Site::A);
+    let code = || a.json(&["why", "site"])["code"].as_str().expect("a code").to_owned();
+    assert_eq!(code(), "up", "not at once");
+    assert!(until(Duration::from_secs(60), || code() == "unanswered"), "{}", a.run(&["why", "site"]));
+    let said = a.run(&["why", "site"]);
+    assert!(said.contains(" packets sent, none received for ") && said.contains("site is up"), "{said}");
+    assert!(a.run(&["status"]).contains("nothing comes back through tunnel site"), "{}", a.run(&["status"]));
+    assert!(a.run(&["show", "tunnels"]).contains("up, unanswered"));
+    assert_eq!(b.json(&["why", "site"])["code"], "up", "who only receives asks nothing");
+    let inward = flow(&lab, Site::B);
+    assert!(until(Duration::from_secs(10), || code() == "up"), "{}", a.run(&["why", "site"]));
+    let tunnel = &a.json(&["show", "tunnels"])[0];
+    assert!(figure(tunnel, "last_received") >= figure(tunnel, "state_since"), "{tunnel}");
+    drop((outward.stop(), inward.stop()));
+    for gateway in [a, b] {
+        gateway.stop();
+    }
+}

@@ -70,6 +70,8 @@ impl Gateway {
         let config = self.config();
         let lives = self.state.as_ref().is_some_and(StateView::data_plane_lives);
         let lookup = self.view.lookup();
+        let now = self.moment();
+        let silent = self.tunnels.iter().filter(|(_, live)| live.watch.unanswered(now).is_some());
         let states = self.tunnels.iter().map(|(_, live)| self.state_of(live, &lookup));
         let mut total = Tally::default();
         self.tallies().iter().for_each(|tally| total.add(tally));
@@ -91,6 +93,7 @@ impl Gateway {
             },
             tunnels: config.tunnels.len(),
             tunnels_up: states.filter(|state| *state == TunnelState::Up).count(),
+            unanswered: silent.map(|(name, _)| name.clone()).take(UNANSWERED).collect(),
             ike: self.ike_summary(),
             routes: self.tables.routes().len(),
             frames: frames(&total),
@@ -118,6 +121,7 @@ impl Gateway {
         let after = select.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let chosen = self.tunnels.from(after).filter(move |(name, live)| chosen(name, live, select));
         let (lookup, mut negotiated) = (self.view.lookup(), self.negotiated());
+        let now = self.moment();
         chosen.map(move |(name, live)| {
             let (sent, received) = match &self.state {
                 Some(state) => live.traffic(state),
@@ -136,6 +140,11 @@ impl Gateway {
                 ike: negotiated.remove(name),
                 sent,
                 received,
+                refused: live.watch.refused(),
+                state_since: live.watch.since,
+                last_sent: live.watch.last_sent,
+                last_received: live.watch.last_received,
+                unanswered: live.watch.unanswered(now),
                 problem: live.problem.clone(),
             };
             (name.clone(), status)
@@ -357,6 +366,9 @@ fn chosen(name: &str, live: &Live, select: &Select) -> bool {
         && peer.is_none_or(|peer| live.peer() == peer)
         && prefix.as_ref().is_none_or(|prefix| overlaps(&prefix.0))
 }
+
+/// Tunnels without an answer that `status` names at most.
+const UNANSWERED: usize = 8;
 
 pub(crate) const NO_DATA_PLANE: &str = "the data plane does not run: start it, or see its messages";
 

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::api::types::{
-    Answer, Applied, CertificateEnd, Count, Frames, IkeSaStatus, IkeSummary, LogEntry, PortStatus,
-    RekeyRefused, RouteStatus, SaStatus, Status, TunnelState, TunnelStatus, WorkerStatus,
+    Answer, Applied, CertificateEnd, Count, Frames, IkeSaStatus, IkeSummary, LogEntry, NegotiatedStatus,
+    PortStatus, RekeyRefused, RouteStatus, SaStatus, Status, TunnelState, TunnelStatus, WorkerStatus,
 };
 use crate::publish::rekey::Stepped;
 
@@ -80,6 +80,10 @@ fn status_text(status: &Status) -> String {
         _ => writeln!(out, "data plane not running"),
     };
     let _ = writeln!(out, "tunnels    {} of {} up", status.tunnels_up, status.tunnels);
+    for tunnel in &status.unanswered {
+        let _ =
+            writeln!(out, "warning    nothing comes back through tunnel {tunnel}: `penstock why {tunnel}`");
+    }
     if let Some(ike) = &status.ike {
         let IkeSummary { sas, half_open, children, ending, .. } = ike;
         let _ = writeln!(out, "IKE        {sas} SAs, {half_open} half-open, {children} child SAs");
@@ -179,10 +183,10 @@ fn tunnel_state(tunnel: &TunnelStatus) -> String {
             ("retrying", Some(seconds)) => format!("no SA, retry in {}", duration(seconds)),
             (state, _) => format!("no SA, {state}"),
         },
-        (None, Some(ike), TunnelState::Up) => match &ike.refused {
-            Some(refused) => format!("up until {}", penstock_ike::clock(refused.until_unix_seconds)),
-            None => TunnelState::Up.word().into(),
-        },
+        (None, Some(NegotiatedStatus { refused: Some(refused), .. }), TunnelState::Up) => {
+            format!("up until {}", penstock_ike::clock(refused.until_unix_seconds))
+        }
+        (None, _, TunnelState::Up) if tunnel.unanswered.is_some() => "up, unanswered".into(),
         (None, _, state) => state.word().into(),
     }
 }

@@ -12,9 +12,10 @@ pub use super::ike::{
 };
 pub use super::page::{MAX_ROWS, Page, Select};
 pub use super::workers::WorkerStatus;
-use crate::publish::live::Traffic;
+use crate::publish::live::{Refused, Traffic};
 use crate::publish::rekey::Stepped;
 use crate::publish::tunnels::Changes;
+use crate::publish::watch::Unanswered;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +176,8 @@ pub struct Status {
     pub tunnels: usize,
     /// Tunnels that have an SA and a way to their peer.
     pub tunnels_up: usize,
+    /// Tunnels that are up, send, and get nothing back: the first eight.
+    pub unanswered: Vec<String>,
     /// IKEv2, where a tunnel has it.
     pub ike: Option<IkeSummary>,
     /// Routes in the data plane.
@@ -236,6 +239,16 @@ pub struct TunnelStatus {
     pub sent: Traffic,
     /// Received, since this control knows the tunnel.
     pub received: Traffic,
+    /// What its SAs refused.
+    pub refused: Refused,
+    /// Since when it is in its state, in seconds since 1970; at the earliest the start of control.
+    pub state_since: u64,
+    /// When it sent last, in seconds since 1970.
+    pub last_sent: Option<u64>,
+    /// When it received last, in seconds since 1970.
+    pub last_received: Option<u64>,
+    /// What it sent without an answer, where that is worth telling.
+    pub unanswered: Option<Unanswered>,
     /// What is wrong.
     pub problem: Option<String>,
 }

@@ -29,7 +29,7 @@ impl Gateway {
             return said(name, false, "no-room", format!("{name} is down: {problem}"), None);
         }
         let blocked = self.blocked(live).map(|(code, text)| (code, format!("{name} is down: {text}")));
-        match (blocked, live.outbound(), live.is_negotiated()) {
+        let answer = match (blocked, live.outbound(), live.is_negotiated()) {
             (Some((code, text)), ..) => said(name, false, code, text, None),
             (None, Some(_), true) => self.with_next_hops(live, self.why_up(name)),
             (None, Some(_), false) => {
@@ -40,6 +40,19 @@ impl Gateway {
             (None, None, false) => {
                 said(name, false, "no-sa", format!("{name} is down: its SAs are being installed"), None)
             }
+        };
+        self.with_silence(live, answer)
+    }
+
+    /// Adds that nothing comes back, where a tunnel is up otherwise.
+    fn with_silence(&self, live: &Live, answer: Response) -> Response {
+        match (answer, live.watch.unanswered(self.moment())) {
+            (Response::Ok(Answer::Why(why)), Some(silence)) if why.up => {
+                let text = format!("{}\n{}", why.text, silence.sentence());
+                let code = if why.code == "up" { "unanswered".into() } else { why.code };
+                Response::Ok(Answer::Why(WhyStatus { code, text, ..why }))
+            }
+            (answer, _) => answer,
         }
     }
 

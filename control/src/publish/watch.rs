@@ -62,7 +62,7 @@ struct Asked {
 }
 
 /// A tunnel that sends and gets nothing back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Unanswered {
     /// Packets that were sent since the last one was received.
     pub packets: u64,
@@ -105,6 +105,11 @@ impl Watch {
     /// The state as it was seen last; none before the first look.
     pub fn state(&self) -> Option<TunnelState> {
         self.seen.map(|sight| sight.state)
+    }
+
+    /// What its SAs refused, at the last look.
+    pub fn refused(&self) -> Refused {
+        self.seen.map(|sight| sight.refused).unwrap_or_default()
     }
 
     /// Packets that were sent since the last one was received.
