@@ -39,6 +39,9 @@ fn control_dies_and_no_packet_is_lost() {
         assert_eq!(a.dataplane(), dataplane, "the restarted control did not adopt the data plane");
         assert_eq!(sas(&a), before, "the restarted control did not adopt the SAs");
     }
+    // What happened before each kill is known afterwards.
+    let log = a.run(&["log"]);
+    assert_eq!(log.matches(" control-up: ").count(), 4, "{log}");
     // The adopted tunnel is alive: it can be rekeyed, and the other side follows.
     a.run(&["rekey", "site"]);
     assert!(until(Duration::from_secs(10), || {

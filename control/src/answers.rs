@@ -44,7 +44,7 @@ impl Gateway {
             Request::Initiate { tunnel } => self.initiate(tunnel),
             Request::Terminate { tunnel, ike } => self.terminate(tunnel, *ike),
             Request::Why { tunnel } => self.with_losses(tunnel, self.why(tunnel)),
-            Request::Log { tunnel } => self.log_of(tunnel),
+            Request::Log { tunnel, lines } => self.log_of(tunnel.as_deref(), *lines),
             Request::Ike { tunnel } => self.ike_sas(tunnel.as_deref()),
             Request::RekeyAll { force } => self.rekey_all(*force),
         }

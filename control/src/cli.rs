@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::api::types::Select;
 use crate::config::scalar::Prefix;
+use crate::process_log::LogFormat;
 
 /// Site-to-site IPsec gateway.
 ///
@@ -23,6 +24,9 @@ pub struct Cli {
     /// Write JSON instead of words.
     #[arg(long, global = true)]
     pub json: bool,
+    /// How `up` and `control` write their log to standard error; RUST_LOG says how much of it.
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -102,10 +106,13 @@ pub enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// List the last events of a tunnel with IKEv2.
+    /// List the last events of the gateway, or of one tunnel; those before a restart too.
     Log {
         /// Name of the tunnel.
-        tunnel: String,
+        tunnel: Option<String>,
+        /// At most so many, the last ones.
+        #[arg(long, short = 'n', value_name = "LINES")]
+        lines: Option<usize>,
     },
     /// Write the completions for a shell to standard output.
     Completions {

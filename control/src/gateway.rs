@@ -14,6 +14,7 @@ use penstock_tables::{StateView, TablesWriter};
 use crate::api::types::Applied;
 use crate::config::{self, Checked, Config, Machine};
 use crate::events::Events;
+use crate::history::{History, Notices};
 use crate::ike::{Configured, ConnectionError, Ike, configured};
 use crate::neighbours::Neighbours;
 use crate::netlink::Mirror;
@@ -78,6 +79,8 @@ pub struct Gateway {
     pub(crate) dirty: bool,
     pub(crate) round: Round,
     pub(crate) applied: AppliedTimes,
+    pub(crate) history: History,
+    pub(crate) notices: Notices,
     region: PathBuf,
     plans: BTreeMap<String, Plan>,
     routes: Routes,
@@ -109,6 +112,7 @@ impl Gateway {
         let routes = Routes::adopt(&tables);
         let mut gateway = Gateway {
             ike: Ike::new(config),
+            history: History::open(&config.state_directory()),
             checked,
             name,
             started: Instant::now(),
@@ -128,6 +132,7 @@ impl Gateway {
             dirty: false,
             round: Round::default(),
             applied: AppliedTimes::default(),
+            notices: Notices::default(),
             incomplete: None,
             looked: None,
             unread: None,
@@ -136,6 +141,8 @@ impl Gateway {
             unpublished: None,
         };
         gateway.remember_applied(true);
+        let about = format!("version {}, process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+        gateway.happened("control-up", None, &about);
         gateway.publish_ports();
         gateway.follow_connections(connections);
         Ok(gateway)
@@ -159,6 +166,7 @@ impl Gateway {
     /// What is due every few milliseconds.
     pub fn tick(&mut self, mirror: &mut Mirror) {
         self.follow_state();
+        self.notice();
         let Some(state) = &self.state else { return self.settle_on() };
         let news = self.events.drain(state);
         let problems = self.tunnels.watch(&mut self.tables, state);
@@ -201,6 +209,7 @@ impl Gateway {
     pub fn apply(&mut self) -> Result<Applied, String> {
         let result = self.read_again();
         self.remember_applied(result.is_ok());
+        self.applied(&result);
         result
     }
 

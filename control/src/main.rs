@@ -12,7 +12,7 @@ use penstock_control::api::types::{Answer, Request, Select, WorkerStatus};
 use penstock_control::cli::{Cli, Command, Show};
 use penstock_control::config::{Config, ConfigError, Machine};
 use penstock_control::health::{self, Health};
-use penstock_control::{run, show, top};
+use penstock_control::{process_log, run, show, top};
 use serde_json::json;
 
 type Done = Result<ExitCode, Box<dyn Error>>;
@@ -73,7 +73,9 @@ fn dispatch(cli: &Cli) -> Done {
         }
         Command::Why { tunnel, check: false } => ask(cli, &Request::Why { tunnel: tunnel.clone() }, false),
         Command::Why { tunnel, check: true } => verdict(cli, |client| tunnel_health(client, tunnel)),
-        Command::Log { tunnel } => ask(cli, &Request::Log { tunnel: tunnel.clone() }, false),
+        Command::Log { tunnel, lines } => {
+            ask(cli, &Request::Log { tunnel: tunnel.clone(), lines: *lines }, false)
+        }
         Command::Completions { shell } => completions(*shell),
         Command::Man => man(),
     }
@@ -129,9 +131,7 @@ fn verdict(cli: &Cli, ask: impl FnOnce(&mut Client) -> Result<Health, ClientErro
 
 /// Runs a gateway in the foreground.
 fn gateway(cli: &Cli, supervise: bool) -> Done {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
-        .format_target(false)
-        .init();
+    process_log::begin(cli.log_format);
     let mut checked = Config::load(&cli.config, &Machine::this())?;
     checked.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     if let Some(name) = &cli.name {

@@ -117,6 +117,8 @@ pub async fn run(checked: Checked, name: Option<String>, supervise: bool) -> Res
     let mut process = Process { gateway, mirror, twins, signals };
     let (mut keeper, mut received) = (keeper, received);
     let result = process.serve(called, scraped, &mut received, &mut keeper).await;
+    let rest = if supervise { "both processes end" } else { "the data plane goes on" };
+    process.gateway.happened("control-down", None, rest);
     serving.abort();
     if let Some(metrics) = metrics {
         metrics.abort();

@@ -133,8 +133,10 @@ fn log_text(entries: &[LogEntry]) -> String {
         return "nothing has happened yet\n".into();
     }
     let times = |times| if times > 1 { format!(" ({times} times, unauthenticated)") } else { String::new() };
-    let line =
-        |entry: &LogEntry| format!("{} {}{}\n", moment(entry.unix_seconds), entry.text, times(entry.times));
+    let line = |entry: &LogEntry| {
+        let of = entry.tunnel.as_ref().map(|tunnel| format!("{tunnel} ")).unwrap_or_default();
+        format!("{} {of}{}{}\n", moment(entry.unix_seconds), entry.text, times(entry.times))
+    };
     entries.iter().map(line).collect()
 }
 

@@ -162,6 +162,21 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every kind.
+    pub const ALL: [EventKind; 11] = [
+        EventKind::Initiating,
+        EventKind::IkeUp,
+        EventKind::IkeDown,
+        EventKind::IkeRekeyed,
+        EventKind::ChildUp,
+        EventKind::ChildDown,
+        EventKind::ChildRekeyed,
+        EventKind::Failed,
+        EventKind::NatFound,
+        EventKind::PeerMoved,
+        EventKind::Warning,
+    ];
+
     /// A stable code.
     pub fn code(self) -> &'static str {
         match self {

@@ -19,13 +19,15 @@ pub struct WhyStatus {
     pub unix_seconds: Option<u64>,
 }
 
-/// One event of IKEv2.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
     /// When, in seconds since 1970.
     pub unix_seconds: u64,
-    /// A stable code: `ike-up`, `child-rekeyed`, `failed`, ...
+    /// A stable code: `ike-up`, `child-rekeyed`, `failed`, `applied`, `link-down`, ...
     pub event: String,
+    /// The tunnel that owns the peer, or the tunnel itself; none where it is of the whole gateway.
+    pub tunnel: Option<String>,
     /// The tunnel, where it is of one child and not of the IKE SA.
     pub child: Option<String>,
     /// A reason of `docs/reasons.md`, for what went wrong or ended.

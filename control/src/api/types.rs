@@ -90,10 +90,14 @@ pub enum Request {
         /// Name of the tunnel.
         tunnel: String,
     },
-    /// What happened to a tunnel lately.
+    /// What happened lately, to the gateway or to one tunnel.
     Log {
         /// Name of the tunnel.
-        tunnel: String,
+        #[serde(default)]
+        tunnel: Option<String>,
+        /// Only the last ones.
+        #[serde(default)]
+        lines: Option<usize>,
     },
     /// Every IKE SA.
     Ike {

@@ -161,6 +161,7 @@ impl Gateway {
                 let sa = Sa { tunnel: child.clone(), keys: None, usage: Usage::default() };
                 self.ike.sas.insert(spi_in, sa);
                 log::info!("IKE {connection}: adopted SA {spi_in:08x} of {child}");
+                self.happened("adopted", Some(child), &format!("SA {spi_in:08x} of an earlier run"));
             }
         }
     }
@@ -277,7 +278,7 @@ impl Gateway {
                 }
             }
             Output::LabKeys(keys) => self.ike.save_keys(&keys.line),
-            Output::Event(event) => self.ike.log(&event),
+            Output::Event(event) => self.negotiation_happened(&event),
         }
     }
 

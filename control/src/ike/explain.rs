@@ -9,6 +9,7 @@ use penstock_ike::{Event, EventKind, Failure, Why};
 use crate::answers::NO_DATA_PLANE;
 use crate::api::types::{Answer, LogEntry, Response, WhyStatus};
 use crate::gateway::Gateway;
+use crate::history::entry_of;
 use crate::publish::live::Live;
 use crate::show::duration;
 
@@ -163,25 +164,36 @@ impl Gateway {
         failed.next()
     }
 
-    /// What happened to a tunnel lately.
-    pub(crate) fn log_of(&self, name: &str) -> Response {
-        if !self.config().tunnels.contains_key(name) {
-            return unknown(name);
+    /// What happened lately, to the gateway or to one tunnel.
+    pub(crate) fn log_of(&self, name: Option<&str>, lines: Option<usize>) -> Response {
+        let mut entries: Vec<LogEntry> = match name {
+            None => self.history.all().cloned().collect(),
+            Some(name) if !self.config().tunnels.contains_key(name) => return unknown(name),
+            Some(name) => self.log_of_tunnel(name),
+        };
+        let surplus = entries.len().saturating_sub(lines.unwrap_or(usize::MAX));
+        entries.drain(..surplus);
+        Response::Ok(Answer::Log(entries))
+    }
+
+    /// Of IKEv2 the machine itself knows best what happened since it knows the connection: it has summed up what strangers
+    /// send. What was before, and all else, is kept.
+    fn log_of_tunnel(&self, name: &str) -> Vec<LogEntry> {
+        let connection = self.ike.owners.get(name).map_or(name, |owner| &**owner);
+        let of_it = |entry: &LogEntry| entry.child.as_deref().is_none_or(|child| child == name);
+        let known = self.ike.endpoint.log(connection);
+        let known: Vec<LogEntry> = known.iter().map(entry_of).filter(of_it).collect();
+        let begin = known.first().map_or(u64::MAX, |first| first.unix_seconds);
+        let is_negotiation = |entry: &LogEntry| EventKind::ALL.iter().any(|kind| kind.code() == entry.event);
+        let mut kept = self.history.of(connection);
+        if connection != name {
+            kept.extend(self.history.of(name).into_iter().filter(|entry| entry.tunnel.is_some()));
         }
-        let Some(one) = self.ike.connection_of(name) else {
-            return Response::Error(format!("tunnel {name} has lab keys: IKEv2 has no events of it"));
-        };
-        let events = self.ike.endpoint.log(&one.connection.name);
-        let of_it = |event: &Event| event.child.as_deref().is_none_or(|child| child == name);
-        let entry = |event: Event| LogEntry {
-            unix_seconds: event.at.unix_seconds,
-            event: event.kind.code().into(),
-            child: event.child.as_deref().map(ToString::to_string),
-            reason: event.failure.as_ref().map(|failure| failure.reason.code().into()),
-            text: event.to_string(),
-            times: event.strangers.max(1),
-        };
-        Response::Ok(Answer::Log(events.into_iter().filter(of_it).map(entry).collect()))
+        let kept = kept.into_iter().filter(|entry| of_it(entry));
+        let before = kept.filter(|entry| entry.unix_seconds < begin || !is_negotiation(entry)).cloned();
+        let mut entries: Vec<LogEntry> = before.chain(known).collect();
+        entries.sort_by_key(|entry| entry.unix_seconds);
+        entries
     }
 
     /// Sets a tunnel up.

@@ -198,14 +198,14 @@ impl Ike {
         self.connections.get(name).map(|one| one.connection.clone())
     }
 
-    /// Writes an event down.
-    pub fn log(&mut self, event: &Event) {
+    /// Tells the process log of an event. Returns what is to be said behind it, unless it says nothing new.
+    pub fn log(&mut self, event: &Event) -> Option<String> {
         match event.kind {
             EventKind::IkeRekeyed => self.rekeys.0 += 1,
             EventKind::ChildRekeyed => self.rekeys.1 += 1,
             _ => {}
         }
-        let Some(more) = self.noise.sum_up(event) else { return };
+        let more = self.noise.sum_up(event)?;
         let second = event.at.at.0.as_secs();
         if self.logged.0 != second {
             if self.logged.2 > 0 {
@@ -216,7 +216,7 @@ impl Ike {
         self.logged.1 += 1;
         if self.logged.1 > LINES {
             self.logged.2 += 1;
-            return;
+            return None;
         }
         let name = event.connection.as_deref().unwrap_or("(no tunnel)");
         let meant = event.failure.as_ref().is_none_or(|failure| MEANT.contains(&failure.reason));
@@ -226,6 +226,7 @@ impl Ike {
             _ => log::Level::Info,
         };
         log::log!(level, "IKE {name}: {event}{more}");
+        Some(more)
     }
 
     /// Appends the keys of an IKE SA for Wireshark, in a laboratory.

@@ -76,7 +76,9 @@ impl Gateway {
                 (Some(_), Some(hop)) if !neighbours.contains_key(&hop) => TunnelState::NoNeighbour,
                 _ => TunnelState::Up,
             };
-            live.watch.look(now, Sight { state, sent, received, refused });
+            if let Some(before) = live.watch.look(now, Sight { state, sent, received, refused }) {
+                self.notices.tunnel_changed(name, before, state);
+            }
             if count % STEP == STEP - 1 && Instant::now() >= until {
                 self.round.last = Some(name.clone());
                 return;
