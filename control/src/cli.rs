@@ -111,7 +111,7 @@ pub enum Command {
         /// Name of the tunnel.
         tunnel: Option<String>,
         /// At most so many, the last ones.
-        #[arg(long, short = 'n', value_name = "LINES")]
+        #[arg(long, value_name = "LINES")]
         lines: Option<usize>,
     },
     /// Write the completions for a shell to standard output.

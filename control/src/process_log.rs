@@ -95,6 +95,6 @@ mod tests {
         assert_eq!(journal(Level::Warn, "one\ntwo"), "<4>one\n<4>two\n");
         assert_eq!(journal(Level::Error, "x"), "<3>x\n");
         let line = json("2026-01-01T00:00:00Z", Level::Info, "a \"b\"\nc").to_string();
-        assert_eq!(line, r#"{"level":"info","message":"a \"b\"\nc","time":"2026-01-01T00:00:00Z"}"#);
+        assert_eq!(line, r#"{"time":"2026-01-01T00:00:00Z","level":"info","message":"a \"b\"\nc"}"#);
     }
 }
