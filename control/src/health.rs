@@ -63,6 +63,7 @@ mod tests {
             routes: 0,
             frames: Frames::default(),
             problems: Vec::new(),
+            unanswered: Vec::new(),
         }
     }
 
