@@ -49,13 +49,14 @@ pub(crate) fn configured(config: &Config) -> Result<BTreeMap<Arc<str>, Configure
             .filter_map(|child| Some((&child.name, config.tunnels.get(&*child.name)?)))
             .collect();
         let owner = config.tunnels.get(&*name).and_then(|tunnel| Some((tunnel, tunnel.ike.as_ref()?)));
-        let children = tunnels
+        let children: BTreeMap<Arc<str>, Digest> = tunnels
             .iter()
             .map(|(child, tunnel)| ((*child).clone(), child_digest(tunnel, owner.map(|(_, ike)| ike))))
             .collect();
         let parts: Vec<&Option<Ike>> = tunnels.iter().map(|(_, tunnel)| &tunnel.ike).collect();
         let peer = owner.map_or([0; 32], |(tunnel, ike)| peer_digest(&connection, tunnel, ike));
-        let whole = digest(&(hex(&peer), parts));
+        let digests: Vec<String> = children.values().map(hex).collect();
+        let whole = digest(&(hex(&peer), parts, digests));
         let local = match connection.local {
             IpAddr::V4(local) => local,
             IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
@@ -106,4 +107,38 @@ fn file_digest(path: &Path) -> Digest {
 
 fn hex(digest: &Digest) -> String {
     digest.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::config::Machine;
+
+    /// What the file says with these remote prefixes of the tunnel.
+    fn with(folder: &Path, prefixes: &str) -> Configured {
+        let text = format!(
+            "name: a\nports:\n  wan: {{device: net_null0, addresses: [192.0.2.1/24]}}\n  lan: {{device: net_null1, addresses: \
+             [10.1.0.1/24]}}\ntunnels:\n  t:\n    peer: 192.0.2.2\n    local_prefixes: [10.1.0.0/24]\n    \
+             remote_prefixes: {prefixes}\n    ike: {{psk_file: a.psk}}\n"
+        );
+        let machine = Machine { cores: vec![0, 1], interfaces: Vec::new() };
+        let checked = Config::parse(&folder.join("a.yaml"), &text, &machine).expect("good");
+        configured(&checked.config).expect("readable").remove("t").expect("the tunnel")
+    }
+
+    #[test]
+    fn other_selectors_reach_the_machine_and_keep_the_ike_sa() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let psk = folder.path().join("a.psk");
+        std::fs::write(&psk, "f3Lh2Zk1pQ9xVb7NcR5tYw8sUe4oAi6D\n").expect("written");
+        std::fs::set_permissions(&psk, std::fs::Permissions::from_mode(0o600)).expect("mode");
+        let [before, same, after] = ["[10.2.0.0/24]", "[10.2.0.0/24]", "[10.2.0.0/24, 10.102.0.0/24]"]
+            .map(|prefixes| with(folder.path(), prefixes));
+        assert_eq!(before.whole, same.whole);
+        assert_eq!(before.peer, after.peer, "the IKE SA stays");
+        assert_ne!(before.children, after.children, "its child does not");
+        assert_ne!(before.whole, after.whole, "and the machine is told");
+    }
 }
