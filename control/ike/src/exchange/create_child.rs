@@ -272,18 +272,12 @@ impl IkeSa {
                 if failure.reason == Reason::MalformedMessage {
                     return self.fail(ctx, failure);
                 }
-                if failure.reason == Reason::SelectorsTooMany {
+                // The peer has installed it.
+                if matches!(failure.reason, Reason::SelectorsTooMany | Reason::SelectorsPorts) {
                     self.queue(Task::new(ctx.now.at, What::DisownChild(spi_in)));
                 }
                 if let Some(old) = self.children.iter_mut().find(|c| Some(c.spi_in) == replaces) {
                     old.state = ChildState::Live;
-                }
-                if failure.reason == Reason::SelectorsPorts {
-                    // The peer has installed it.
-                    let spis = vec![spi_in.to_be_bytes().to_vec()];
-                    let delete = Payload::Delete { protocol: Protocol::Esp, spis };
-                    let request = Request::DeleteChildren(Vec::new());
-                    self.request(ctx, ExchangeType::Informational, &[delete], request);
                 }
                 if failure.reason == Reason::SinglePairRequired
                     && !std::mem::replace(&mut self.single_pair, true)
